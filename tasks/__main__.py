@@ -1,0 +1,53 @@
+"""`python -m tasks <stage> [--params FILE]`: one stage as a process. This is what DVC calls."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+from tasks.core import process
+from tasks.core.errors import AssayError
+from tasks.core.log import log, log_file, logging_to
+from tasks.core.settings import STAGES, load
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the stage that the arguments name; return the exit code (see :mod:`tasks.core.errors`)."""
+    parser = argparse.ArgumentParser(prog="python -m tasks", description="Run one stage of the pipeline.")
+    parser.add_argument("stage", choices=STAGES)
+    parser.add_argument("--params", type=Path, default=Path("params.yaml"), help="params file (default: params.yaml)")
+    options = parser.parse_args(arguments)
+    process.stop_on_terminate()
+    process.die_with_driver()
+    return _run(options.stage, options.params)
+
+
+def _run(stage: str, path: Path) -> int:
+    from tasks.core.files import machine_errors
+    from tasks.core.stage import exit_code, run_stage
+
+    root = path.parent
+    try:
+        params = load(path)
+        artifacts = root / params.base.artifacts_dir
+        with machine_errors(artifacts), logging_to(log_file(artifacts, stage)):
+            try:
+                run_stage(stage, params, root)
+            except AssayError as error:
+                log.error("%s: %s", stage, error)
+                return error.exit_code
+            except KeyboardInterrupt as error:
+                log.error("%s: interrupted; the previous artifacts are untouched", stage)
+                return exit_code(error)
+    except AssayError as error:
+        print(f"{stage}: {error}", file=sys.stderr)
+        return error.exit_code
+    return 0
+
+
+if __name__ == "__main__":
+    # Telemetry of every library is off unless the user says otherwise.
+    os.environ.setdefault("GX_ANALYTICS_ENABLED", "false")
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""What the rooms share: settings, errors, manifests, files, logging, and the workloads."""

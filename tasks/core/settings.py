@@ -1,0 +1,424 @@
+"""The one place that reads a params file: a frozen tree, every mistake reported at once.
+
+A room is given its own section plus ``base``. ``python -m tasks.core.settings`` prints the JSON Schema that editors
+complete from (kept in ``tasks/core/params.schema.json``; a test keeps the two equal).
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+from datetime import date, datetime
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args, get_origin
+
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError, model_validator
+
+from tasks.core.errors import Mistake, SettingsError, UsageError
+
+STAGES = ("ingest", "validate", "tune", "compress", "verify", "export")
+
+_NAME = r"^[a-z0-9][a-z0-9_-]*$"
+Share = Annotated[float, Field(ge=0, le=1)]
+Positive = Annotated[int, Field(ge=1)]
+
+
+class Section(BaseModel):
+    """Base of every section: frozen, no unknown keys, no silent conversion of types."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, use_attribute_docstrings=True)
+
+
+class Base(Section):
+    """What every stage needs to know."""
+
+    name: Annotated[str, Field(pattern=_NAME)]
+    """Name of the model: the folder under dist_dir."""
+    target: Annotated[str, Field(min_length=1)]
+    """Column to predict: two classes, given as 0/1, booleans or two strings."""
+    workload: Literal["tabular"] = "tabular"
+    """Family of the problem."""
+    seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
+    """Seed of everything random."""
+    threads: Annotated[int, Field(ge=1)] | None = None
+    """CPU threads for training and scoring; null takes all cores. Training is reproducible for a given number."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where to train and score. `cuda` fails when CUDA is not really used; `auto` takes it when it works."""
+    artifacts_dir: Annotated[str, Field(min_length=1)] = "artifacts"
+    """Folder of the stages' outputs, relative to the params file."""
+    dist_dir: Annotated[str, Field(min_length=1)] = "dist"
+    """Folder of the finished bundles, relative to the params file."""
+
+
+class Ingest(Section):
+    """Where the rows come from."""
+
+    source: Annotated[str, Field(min_length=1)]
+    """A CSV or Parquet file, a folder of them (see pattern), or a source card (.yaml) of a packaged example."""
+    pattern: str | None = None
+    """Glob inside the source folder, for example `2013-*.csv`."""
+    types: dict[str, Literal["bool", "int64", "float64", "string", "timestamp"]] = {}
+    """Types to give to columns, instead of inferring them."""
+    null_values: tuple[str, ...] = ("", "NA", "NaN", "nan", "null", "NULL")
+    """Texts that mean "missing" in a CSV file."""
+
+
+class TimeSplit(Section):
+    """Rows in order of time: train before validation before test before fresh."""
+
+    by: Literal["time"]
+    column: str
+    """Timestamp or date column."""
+    validation_from: date | datetime
+    """First moment of the validation rows; earlier rows are for training."""
+    test_from: date | datetime
+    """First moment of the test rows."""
+    fresh_from: date | datetime | None = None
+    """First moment of the rows that no stage reads: they are kept for retraining."""
+
+    @model_validator(mode="after")
+    def _ordered(self) -> TimeSplit:
+        moments = [m for m in (self.validation_from, self.test_from, self.fresh_from) if m is not None]
+        texts = [m.isoformat() for m in moments]
+        if texts != sorted(set(texts)):
+            raise ValueError("validation_from < test_from < fresh_from must hold")
+        return self
+
+
+class Shares(Section):
+    """Shares of rows; what they leave is for training."""
+
+    validation: Annotated[float, Field(gt=0, lt=1)] = 0.15
+    """Share of rows for validation."""
+    test: Annotated[float, Field(gt=0, lt=1)] = 0.15
+    """Share of rows for the test."""
+
+    @model_validator(mode="after")
+    def _leaves_train(self) -> Shares:
+        if self.validation + self.test >= 1:
+            raise ValueError("validation + test must leave rows for training")
+        return self
+
+
+class RandomSplit(Shares):
+    """Rows at random, seeded by base.seed."""
+
+    by: Literal["random"]
+
+
+class StratifiedSplit(Shares):
+    """Rows at random within each class of the target."""
+
+    by: Literal["stratified"]
+
+
+class GroupSplit(Shares):
+    """Whole groups at random: no group is in two splits."""
+
+    by: Literal["group"]
+    column: str
+    """Column that names the group."""
+
+
+class PredefinedSplit(Section):
+    """A column that says train, validation, test or fresh."""
+
+    by: Literal["predefined"]
+    column: str
+    """Column with the split's name."""
+
+
+Split = Annotated[
+    TimeSplit | RandomSplit | StratifiedSplit | GroupSplit | PredefinedSplit,
+    Field(discriminator="by"),
+]
+
+
+class Validate(Section):
+    """Which rows are fit for use, and which of them each later stage may see."""
+
+    suite: Annotated[str, Field(min_length=1)]
+    """File of the checks."""
+    max_quarantine_share: Share = 0.05
+    """Largest share of rows that may be set aside before the run is rejected."""
+    split: Split
+    """How rows are divided into train, validation and test."""
+    calibration_rows: Annotated[int, Field(ge=16)] = 2048
+    """Rows drawn from train (seeded) to calibrate quantization."""
+    data_docs: bool = False
+    """Also build Great Expectations' own Data Docs (they load scripts from the network)."""
+
+
+class FloatRange(Section):
+    """A float to search."""
+
+    low: float
+    high: float
+    log: bool = False
+    """Search on a logarithmic scale."""
+
+    @model_validator(mode="after")
+    def _possible(self) -> FloatRange:
+        if not self.low < self.high:
+            raise ValueError("low must be below high")
+        if self.log and self.low <= 0:
+            raise ValueError("a logarithmic range must be above 0")
+        return self
+
+
+class Choice(Section):
+    """A value out of a list."""
+
+    choices: Annotated[tuple[int | float, ...], Field(min_length=1)]
+
+    @model_validator(mode="after")
+    def _distinct(self) -> Choice:
+        if len(set(self.choices)) != len(self.choices):
+            raise ValueError("choices must be distinct")
+        return self
+
+
+def _kind(value: Any) -> str:
+    keys = value if isinstance(value, dict) else getattr(type(value), "model_fields", None)
+    if keys is None:
+        return "number"
+    return "choice" if "choices" in keys else "range"
+
+
+Searched = Annotated[
+    Annotated[int | float, Tag("number")] | Annotated[FloatRange, Tag("range")] | Annotated[Choice, Tag("choice")],
+    Discriminator(_kind),
+]
+
+
+class Space(Section):
+    """Hyperparameters: a number is fixed, a range or a list of choices is searched."""
+
+    learning_rate: Searched = FloatRange(low=1e-3, high=6e-3, log=True)
+    """Peak learning rate of AdamW."""
+    weight_decay: Searched = FloatRange(low=1e-2, high=1.0, log=True)
+    """Decoupled weight decay of AdamW."""
+    hidden: Searched = Choice(choices=(128, 192, 256))
+    """Width of the hidden layers."""
+    layers: Searched = Choice(choices=(2, 3))
+    """Number of hidden layers."""
+    dropout: Searched = FloatRange(low=0.0, high=0.4)
+    """Dropout after each hidden layer."""
+    feature_dropout: Searched = FloatRange(low=0.2, high=0.5)
+    """Share of columns whose embedding is dropped, per row, while training."""
+    bins: Searched = 16
+    """Quantile bins of a numeric column's piecewise-linear encoding."""
+    number_dim: Searched = 8
+    """Size of a numeric column's embedding."""
+    category_dim: Searched = 8
+    """Largest size of a categorical column's embedding."""
+
+
+class Features(Section):
+    """Which columns the model reads."""
+
+    drop: tuple[str, ...] = ()
+    """Columns that the model must not see (the target and a time split's column never are features)."""
+    categorical: tuple[str, ...] = ()
+    """Integer columns that are names, not quantities (string and boolean columns always are categories)."""
+    min_count: Positive = 100
+    """A category seen less often in train shares one embedding with the unseen ones."""
+
+
+class Tune(Section):
+    """The search for hyperparameters, and the training of the original model."""
+
+    sampler: Literal["tpe", "random", "grid"] = "tpe"
+    """How the next configuration is proposed."""
+    trials: Positive = 10
+    """Finished trials (pruned ones included) that the study holds at the end."""
+    epochs: Positive = 6
+    """Passes over the training rows of one full trial."""
+    batch_size: Positive = 1024
+    """Rows of one step."""
+    pruner: Literal["hyperband", "none"] = "hyperband"
+    """How hopeless trials are stopped early."""
+    storage: Literal["journal", "sqlite"] = "journal"
+    """Format of the study's file under artifacts."""
+    top_k: Positive = 3
+    """Checkpoints kept."""
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """Precision of matrix products in training; `auto` takes bf16 where the processor has instructions for it."""
+    features: Features = Features()
+    """Columns."""
+    space: Space = Space()
+    """Hyperparameters."""
+
+
+class Compress(Section):
+    """Making the exported file smaller and faster."""
+
+    methods: tuple[Literal["int8"], ...] = ("int8",)
+    """Candidates to build beside fp32."""
+    max_metric_drop: Annotated[float, Field(ge=0)] = 0.001
+    """A candidate whose metric on validation falls by more than this is not eligible."""
+    max_slowdown: Annotated[float, Field(ge=0)] = 0.05
+    """A candidate shown to be slower than fp32 by more than this share, at any batch size, is not eligible."""
+    batch_sizes: Annotated[tuple[Positive, ...], Field(min_length=1)] = (1, 64)
+    """Batch sizes of the latency race."""
+    rounds: Annotated[int, Field(ge=20)] = 200
+    """Interleaved rounds of the race at each batch size."""
+    race_threads: Positive = 1
+    """Threads of a session in the race."""
+
+
+class Verify(Section):
+    """The gate: paired non-inferiority on test."""
+
+    margin: Annotated[float, Field(gt=0)] = 0.002
+    """Largest acceptable drop of the metric (AUC), absolute."""
+    confidence: Annotated[float, Field(gt=0.5, lt=1)] = 0.95
+    """Confidence of the one-sided bound on the drop."""
+    resamples: Annotated[int, Field(ge=200)] = 2000
+    """Bootstrap resamples."""
+    max_gain: Annotated[float, Field(gt=0)] = 0.02
+    """A metric that rises by more than this is implausible, and not accepted."""
+
+
+class Export(Section):
+    """The bundle."""
+
+    golden_rows: Annotated[int, Field(ge=1, le=1000)] = 16
+    """Test rows kept in the bundle as a request with its answer."""
+    description: str = ""
+    """One paragraph for the model card: what the model predicts, and for whom."""
+    data_licence: str = "unknown"
+    """Licence of the training data, for the model card."""
+
+
+class Params(Section):
+    """A whole params file."""
+
+    base: Base
+    ingest: Ingest
+    validate_: Annotated[Validate, Field(alias="validate")]
+    tune: Tune = Tune()
+    compress: Compress = Compress()
+    verify: Verify = Verify()
+    export: Export = Export()
+
+    def section(self, stage: str) -> Any:
+        """The section of a stage (one of :data:`STAGES`)."""
+        return getattr(self, "validate_" if stage == "validate" else stage)
+
+
+def load(path: Path) -> Params:
+    """Read and check a params file (YAML).
+
+    Raises:
+        UsageError: if the file does not exist or is not readable as YAML.
+        SettingsError: listing every mistake in it.
+    """
+    return parse(_read_yaml(path), str(path))
+
+
+def parse(raw: Any, name: str = "params") -> Params:
+    """Check a parsed params file. Raises :class:`SettingsError` with every mistake."""
+    try:
+        # Strictness would refuse a YAML list for a tuple; JSON mode keeps strict scalars and allows that.
+        return Params.model_validate_json(json.dumps(raw, default=_iso))
+    except ValidationError as error:
+        mistakes = {mistake.key: mistake for mistake in (_mistake(raw, d) for d in error.errors(include_url=False))}
+        raise SettingsError(name, list(mistakes.values())) from error
+
+
+def _iso(value: Any) -> str:
+    if isinstance(value, date):
+        return value.isoformat()
+    return str(value)
+
+
+def _read_yaml(path: Path) -> Any:
+    from ruamel.yaml import YAML
+    from ruamel.yaml.error import YAMLError
+
+    if not path.is_file():
+        raise UsageError("a params file must exist", f"{path} does not", "name one with --params FILE")
+    try:
+        return YAML(typ="safe").load(path.read_text(encoding="utf-8"))
+    except UnicodeDecodeError as error:
+        raise UsageError("a params file must be UTF-8", f"{path}: {error}", "save it as UTF-8") from error
+    except YAMLError as error:
+        found = " ".join(str(error).split())
+        raise UsageError("a params file must be YAML with distinct keys", f"{path}: {found}", "correct it") from error
+
+
+def _mistake(raw: Any, detail: Any) -> Mistake:
+    # pydantic puts the tag of a discriminated or plain union into the location; the file has no such level.
+    location = _real_location(raw, detail["loc"], absent=detail["type"] in ("extra_forbidden", "missing"))
+    key = ".".join(str(part) for part in location) or "(file)"
+    if detail["type"] == "extra_forbidden":
+        known = _known_keys(location[:-1], raw)
+        near = difflib.get_close_matches(str(location[-1]), known, n=1, cutoff=0.5)
+        way_out = f"did you mean `{near[0]}`?" if near else f"known keys here: {', '.join(sorted(known))}"
+        return Mistake(key, _short(detail["input"]), "unknown key", way_out)
+    if detail["type"] == "missing":
+        return Mistake(key, "(missing)", "this key is required", f"add `{location[-1]}:`")
+    rule = str(detail["msg"]).removeprefix("Value error, ")
+    return Mistake(key, _short(detail["input"]), rule, "see the key's description in params.schema.json")
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value, default=_iso)
+    return text if len(text) <= 80 else text[:77] + "..."
+
+
+def _real_location(raw: Any, location: tuple[int | str, ...], absent: bool) -> tuple[int | str, ...]:
+    """Drop the levels that the file does not have; the last one is kept if the mistake is its very absence."""
+    real: list[int | str] = []
+    node = raw
+    for index, part in enumerate(location):
+        if (isinstance(node, dict) and part in node) or (isinstance(node, list) and isinstance(part, int)):
+            node = node[part]
+            real.append(part)
+        elif absent and index == len(location) - 1:
+            real.append(part)
+    return tuple(real)
+
+
+def _known_keys(location: tuple[int | str, ...], raw: Any) -> list[str]:
+    model: type[BaseModel] | None = Params
+    for part in location:
+        raw = raw.get(part) if isinstance(raw, dict) else None
+        model = _child(model, str(part), raw) if model else None
+    return [field.alias or name for name, field in model.model_fields.items()] if model else []
+
+
+def _child(model: type[BaseModel], part: str, raw: Any) -> type[BaseModel] | None:
+    for name, field in model.model_fields.items():
+        if part == (field.alias or name):
+            return _model_for(field.annotation, raw)
+    return None
+
+
+def _models(annotation: Any) -> list[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    parts = get_args(annotation)[:1] if get_origin(annotation) is Annotated else get_args(annotation)
+    return [model for part in parts for model in _models(part)]
+
+
+def _model_for(annotation: Any, raw: Any) -> type[BaseModel] | None:
+    models = _models(annotation)
+    given = set(raw) if isinstance(raw, dict) else set()
+
+    def fit(option: type[BaseModel]) -> tuple[bool, int]:
+        tag = option.model_fields.get("by")
+        tagged = tag is not None and isinstance(raw, dict) and raw.get("by") in get_args(tag.annotation)
+        return tagged, len(given & set(option.model_fields))
+
+    return max(models, key=fit, default=None)
+
+
+def schema() -> dict[str, Any]:
+    """The JSON Schema (draft 2020-12) of a params file."""
+    return Params.model_json_schema(by_alias=True)
+
+
+if __name__ == "__main__":
+    print(json.dumps(schema(), indent=2))

@@ -1,0 +1,123 @@
+"""Runs one stage: settings in, a complete folder out or nothing changed. The same for `python -m tasks` and tests."""
+
+from __future__ import annotations
+
+import importlib
+import random
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from tasks.core import files, manifest, record
+from tasks.core.errors import AssayError, UsageError
+from tasks.core.log import log
+from tasks.core.manifest import settings_hash
+from tasks.core.settings import STAGES, Base, Params
+
+#: What each stage reads, in order.
+UPSTREAM: dict[str, tuple[str, ...]] = {
+    "ingest": (),
+    "validate": ("ingest",),
+    "tune": ("validate",),
+    "compress": ("validate", "tune"),
+    "verify": ("validate", "tune", "compress"),
+    "export": ("validate", "tune", "compress", "verify"),
+}
+
+
+@dataclass(frozen=True)
+class StageSettings:
+    """What a room is given: ``base``, its own section, and where things are.
+
+    Attributes:
+        base: the section that all share.
+        own: the stage's own section.
+        root: folder of the params file; relative paths in settings start here.
+        measured: the room puts here what it measured that must not be hashed (times, latencies).
+    """
+
+    base: Base
+    own: Any
+    root: Path
+    measured: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def hash(self) -> str:
+        """SHA-256 of both sections."""
+        return settings_hash(self.base, self.own)
+
+    @property
+    def artifacts(self) -> Path:
+        """Folder of all stages' outputs."""
+        return self.root / self.base.artifacts_dir
+
+    @property
+    def scratch(self) -> Path:
+        """Folder for what survives a kill but is no output (the Optuna study)."""
+        return self.artifacts / "scratch"
+
+
+def run_stage(stage: str, params: Params, root: Path) -> manifest.Manifest:
+    """Run one stage; its folder is replaced only if it ends well.
+
+    Args:
+        stage: one of :data:`~tasks.core.settings.STAGES`.
+        params: the checked params file.
+        root: the params file's folder.
+
+    Raises:
+        AssayError: any of the tree, by the stage itself or because its inputs are not whole.
+    """
+    from filelock import FileLock, Timeout
+
+    settings = StageSettings(params.base, params.section(stage), root)
+    out = settings.artifacts / stage
+    with files.machine_errors(settings.artifacts):
+        settings.artifacts.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(settings.artifacts / f".{stage}.lock")
+        try:
+            with lock.acquire(timeout=0):
+                return _run_locked(stage, settings, out)
+        except Timeout as error:
+            raise UsageError(
+                f"one {stage} at a time may write into {settings.artifacts}",
+                "another one is running",
+                "wait for it, or give this run another base.artifacts_dir",
+            ) from error
+
+
+def _run_locked(stage: str, settings: StageSettings, out: Path) -> manifest.Manifest:
+    started = datetime.now(UTC)
+    random.seed(settings.base.seed)
+    inputs = _checked_inputs(stage, settings.artifacts)
+    room = importlib.import_module(f"tasks.{stage}")
+    with files.replaced_folder(out) as partial:
+        result: manifest.Manifest = room.run(settings, inputs, partial)
+        manifest.write(result, partial)
+    ended = datetime.now(UTC)
+    record.write(settings.artifacts, stage, started, ended, settings.measured)
+    log.info("%s: done in %.1f s", stage, (ended - started).total_seconds())
+    return result
+
+
+def _checked_inputs(stage: str, artifacts: Path) -> Mapping[str, Path]:
+    inputs = {name: artifacts / name for name in UPSTREAM[stage]}
+    for name, folder in inputs.items():
+        files.recover_folder(folder)
+        manifest.read(folder, {up: artifacts / up for up in UPSTREAM[name]})
+    return inputs
+
+
+def run_all(params: Params, root: Path) -> None:
+    """Run every stage in this process, in order: the cost of the work alone, without any conductor."""
+    for stage in STAGES:
+        run_stage(stage, params, root)
+
+
+def exit_code(error: BaseException) -> int:
+    """The process's exit code for an exception."""
+    if isinstance(error, AssayError):
+        return error.exit_code
+    return 130 if isinstance(error, KeyboardInterrupt) else 1
