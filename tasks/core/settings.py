@@ -156,6 +156,8 @@ class FloatRange(Section):
     high: float
     log: bool = False
     """Search on a logarithmic scale."""
+    points: Annotated[int, Field(ge=2)] = 3
+    """How many values the grid sampler takes from this range, ends included."""
 
     @model_validator(mode="after")
     def _possible(self) -> FloatRange:
@@ -206,8 +208,6 @@ class Space(Section):
     """Dropout after each hidden layer."""
     feature_dropout: Searched = FloatRange(low=0.2, high=0.5)
     """Share of columns whose embedding is dropped, per row, while training."""
-    bins: Searched = 16
-    """Quantile bins of a numeric column's piecewise-linear encoding."""
     number_dim: Searched = 8
     """Size of a numeric column's embedding."""
     category_dim: Searched = 8
@@ -223,6 +223,8 @@ class Features(Section):
     """Integer columns that are names, not quantities (string and boolean columns always are categories)."""
     min_count: Positive = 100
     """A category seen less often in train shares one embedding with the unseen ones."""
+    bins: Annotated[int, Field(ge=2, le=256)] = 16
+    """Quantile bins of a numeric column's piecewise-linear encoding."""
 
 
 class Tune(Section):

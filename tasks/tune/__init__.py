@@ -1,0 +1,84 @@
+"""Room `tune`: search hyperparameters, keep the best checkpoints; the best one is the original model."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tasks.core import files, manifest
+from tasks.core.log import log
+from tasks.core.manifest import Manifest
+from tasks.core.stage import StageSettings
+
+if TYPE_CHECKING:
+    from optuna.trial import FrozenTrial
+
+    from tasks.tune.objective import Objective
+
+
+def run(settings: StageSettings, inputs: Mapping[str, Path], out: Path) -> Manifest:
+    """Leave ``trials.csv``, ``best.json``, ``preprocess.json``, ``models.json`` and the top-k checkpoints.
+
+    The first entry of ``models.json`` is the original model. The study itself is scratch, kept under
+    ``<artifacts>/scratch/tune`` until the search has ended, so that a killed search goes on where it stopped.
+
+    Raises:
+        DataRejected: if the target holds a value other than its two classes.
+        UsageError: if ``tune.features`` names a column that does not exist.
+        MachineError: if CUDA was asked for and is not there.
+        NotProven: if no trial completed.
+    """
+    from tasks.tune import study as studies
+    from tasks.tune.objective import Objective
+
+    data = manifest.read(inputs["validate"])
+    identity = f"{settings.hash[:16]}-{manifest.identity(inputs['validate'])[:16]}"
+    scratch = settings.scratch / "tune" / identity
+    started = time.perf_counter()
+    study = studies.open_study(settings.own, scratch)
+    objective = Objective.prepare(settings, data.facts, inputs["validate"], scratch)
+    trials = studies.search(study, settings.own, settings.base.seed, objective)
+    settings.measured["search_seconds"] = round(time.perf_counter() - started, 2)
+
+    studies.write_trials(trials, out / "trials.csv")
+    objective.preprocess.save(out / "preprocess.json")
+    result = _keep_best(settings, objective, trials, out)
+    shutil.rmtree(settings.scratch / "tune")
+    return manifest.build("tune", settings.hash, inputs, out, *result)
+
+
+def _keep_best(
+    settings: StageSettings, objective: Objective, trials: list[FrozenTrial], out: Path
+) -> tuple[dict[str, str], dict[str, float], dict[str, object]]:
+    from tasks.tune import checkpoints
+
+    completed = {trial.number: trial for trial in trials if trial.state.name == "COMPLETE"}
+    best = checkpoints.best(objective.folder, list(completed), settings.own.top_k)
+    models = []
+    for checkpoint in best:
+        name = f"trial-{checkpoint.trial}.safetensors"
+        shutil.copyfile(objective.folder / name, out / name)
+        model = {key: getattr(checkpoint, key) for key in ("trial", "auc", "epoch", "architecture")}
+        models.append({"file": name, **model})
+    original = best[0]
+    files.write_json(out / "models.json", models)
+    files.write_json(out / "best.json", {"trial": original.trial, "params": completed[original.trial].params})
+    settings.measured["training_seconds"] = original.seconds
+    log.info("tune: best of %d trials is %d, validation AUC %.4f", len(trials), original.trial, original.auc)
+    roles = {
+        "trials.csv": "trials",
+        "best.json": "hyperparameters",
+        "models.json": "spec",
+        "preprocess.json": "preprocess",
+        **{model["file"]: "checkpoint" for model in models},
+    }
+    metrics = {
+        "tune.validation_auc": original.auc,
+        "tune.trials": len(trials),
+        "tune.completed": len(completed),
+        "tune.parameters": objective.parameters(original.architecture),
+    }
+    return roles, metrics, {"features": objective.preprocess.columns, "original": models[0]["file"]}

@@ -1,0 +1,1 @@
+"""Tables: numbers and categories in, the probability of the positive class out."""

@@ -1,0 +1,42 @@
+"""Trained weights on disk: safetensors for the numbers, JSON for what rebuilds the network. No pickle."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from tasks.core import files
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """One trained model.
+
+    Attributes:
+        trial: number of the trial that trained it.
+        auc: its validation AUC.
+        epoch: the epoch (from 1) that it was taken after.
+        architecture: the network's shape (:class:`~tasks.core.workloads.tabular.network.Architecture`).
+        seconds: training time; not for hashed outputs.
+    """
+
+    trial: int
+    auc: float
+    epoch: int
+    architecture: dict[str, Any]
+    seconds: float
+
+
+def save(folder: Path, checkpoint: Checkpoint, state: dict[str, Any]) -> None:
+    """Write weights and spec of a trial; the spec last, so that a spec without weights never exists."""
+    from safetensors.torch import save_file
+
+    save_file(state, folder / f"trial-{checkpoint.trial}.safetensors")
+    files.write_json(folder / f"trial-{checkpoint.trial}.json", asdict(checkpoint))
+
+
+def best(folder: Path, trials: list[int], count: int) -> list[Checkpoint]:
+    """The ``count`` best checkpoints of the given trials, best first (ties: earlier trial first)."""
+    found = [Checkpoint(**files.read_json(folder / f"trial-{number}.json")) for number in trials]
+    return sorted(found, key=lambda checkpoint: (-checkpoint.auc, checkpoint.trial))[:count]
