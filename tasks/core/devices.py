@@ -48,3 +48,11 @@ def autocast_dtype(precision: str, device: torch.device) -> torch.dtype | None:
         features = torch.cpu.get_capabilities()
         has = bool(features.get("avx512_bf16") or features.get("amx_bf16") or features.get("bf16"))
     return torch.bfloat16 if has or precision == "bf16" else None
+
+
+def has_vnni() -> bool:
+    """Whether this processor multiplies U8 by S8 without saturation (VNNI on x86, always on ARM)."""
+    import torch
+
+    features = torch.cpu.get_capabilities()
+    return features.get("architecture") != "x86_64" or bool(features.get("avx512_vnni") or features.get("avx_vnni"))

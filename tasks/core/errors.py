@@ -11,47 +11,31 @@
     +-- IntegrityError         5   an artifact, archive or bundle fails its hash
     +-- PromotionRefused       6   a promotion gate said no
 
-The number is the process's exit code. Codes 3, 4 and 6 are verdicts, not crashes: they are never retried.
+The number is the process's exit code. The root and what serving needs live in :mod:`deploy.errors`.
+Codes 3, 4 and 6 are verdicts, not crashes: they are never retried.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+
+from deploy.errors import AssayError, DataRejected, IntegrityError, MachineError, UsageError
+
+__all__ = [
+    "VERDICT_CODES",
+    "AssayError",
+    "DataRejected",
+    "IntegrityError",
+    "MachineError",
+    "Mistake",
+    "NotProven",
+    "PromotionRefused",
+    "SettingsError",
+    "UsageError",
+]
 
 VERDICT_CODES = frozenset({3, 4, 6})
-
-
-class AssayError(Exception):
-    """Base of every error that Assay raises on purpose.
-
-    Args:
-        rule: what has to hold.
-        found: what was found instead.
-        way_out: what the reader can do next.
-    """
-
-    exit_code: ClassVar[int] = 1
-
-    def __init__(self, rule: str, found: str, way_out: str) -> None:
-        super().__init__(rule, found, way_out)
-        self.rule = rule
-        self.found = found
-        self.way_out = way_out
-
-    def __str__(self) -> str:
-        return f"{self.rule}\n  found:   {self.found}\n  way out: {self.way_out}"
-
-
-class UsageError(AssayError):
-    """A command, a path or the machine is not as required."""
-
-    exit_code = 2
-
-
-class MachineError(UsageError):
-    """The machine refuses: disk full, folder not writable, no git, no network."""
 
 
 @dataclass(frozen=True)
@@ -62,19 +46,21 @@ class Mistake:
     value: str
     rule: str
     way_out: str
+    line: int | None = None
 
     def __str__(self) -> str:
-        return f"{self.key} = {self.value}\n    rule:    {self.rule}\n    way out: {self.way_out}"
+        where = f" (line {self.line})" if self.line else ""
+        return f"{self.key} = {self.value}{where}\n    rule:    {self.rule}\n    way out: {self.way_out}"
 
 
 class SettingsError(UsageError):
     """Every mistake found in one file of settings (``mistakes``, never empty)."""
 
-    def __init__(self, path: str, mistakes: Sequence[Mistake]) -> None:
+    def __init__(self, path: str, mistakes: Sequence[Mistake], schema: str = "params.schema.json") -> None:
         super().__init__(
             f"{path} must follow its schema",
             f"{len(mistakes)} mistake{'s' if len(mistakes) > 1 else ''}",
-            "correct each line below; params.schema.json describes every key",
+            f"correct each line below; {schema} describes every key",
         )
         self.path = path
         self.mistakes = tuple(mistakes)
@@ -84,22 +70,10 @@ class SettingsError(UsageError):
         return f"{super().__str__()}\n{lines}"
 
 
-class DataRejected(AssayError):
-    """The data broke a rule of the suite or of its own file format."""
-
-    exit_code = 3
-
-
 class NotProven(AssayError):
     """The candidate was not shown to be as good as the original."""
 
     exit_code = 4
-
-
-class IntegrityError(AssayError):
-    """An artifact, archive or bundle is not what its hash says."""
-
-    exit_code = 5
 
 
 class PromotionRefused(AssayError):

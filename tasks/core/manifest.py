@@ -39,6 +39,7 @@ class Manifest:
         files: relative posix path -> :class:`Entry`.
         metrics: flat numbers worth comparing between runs.
         facts: what the next rooms need to know (JSON values).
+        params: the settings themselves, by section; filled in by the stage runner.
     """
 
     stage: str
@@ -47,6 +48,7 @@ class Manifest:
     files: Mapping[str, Entry]
     metrics: Mapping[str, float] = field(default_factory=dict)
     facts: Mapping[str, Any] = field(default_factory=dict)
+    params: Mapping[str, Any] = field(default_factory=dict)
     schema_version: int = SCHEMA_VERSION
 
 

@@ -6,27 +6,28 @@ complete from (kept in ``tasks/core/params.schema.json``; a test keeps the two e
 
 from __future__ import annotations
 
-import difflib
 import json
-from datetime import date, datetime
+from datetime import UTC, date, datetime, time
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args, get_origin
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError, model_validator
+from pydantic import Discriminator, Field, Tag, model_validator
 
-from tasks.core.errors import Mistake, SettingsError, UsageError
+from tasks.core.sections import Section, check, read_yaml, settings_error
 
 STAGES = ("ingest", "validate", "tune", "compress", "verify", "export")
 
+_SCHEMA = "params.schema.json"
 _NAME = r"^[a-z0-9][a-z0-9_-]*$"
 Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[int, Field(ge=1)]
 
 
-class Section(BaseModel):
-    """Base of every section: frozen, no unknown keys, no silent conversion of types."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, use_attribute_docstrings=True)
+def moment(value: date | datetime) -> datetime:
+    """A date or datetime of a settings file as a moment in UTC: a date is its midnight, no zone means UTC."""
+    if not isinstance(value, datetime):
+        return datetime.combine(value, time(), UTC)
+    return value.astimezone(UTC) if value.tzinfo else value.replace(tzinfo=UTC)
 
 
 class Base(Section):
@@ -57,7 +58,7 @@ class Ingest(Section):
     """A CSV or Parquet file, a folder of them (see pattern), or a source card (.yaml) of a packaged example."""
     pattern: str | None = None
     """Glob inside the source folder, for example `2013-*.csv`."""
-    types: dict[str, Literal["bool", "int64", "float64", "string", "timestamp"]] = {}
+    types: dict[str, Literal["bool", "int64", "float64", "string", "timestamp"]] = {}  # noqa: RUF012 (pydantic copies it)
     """Types to give to columns, instead of inferring them."""
     null_values: tuple[str, ...] = ("", "NA", "NaN", "nan", "null", "NULL")
     """Texts that mean "missing" in a CSV file."""
@@ -76,11 +77,16 @@ class TimeSplit(Section):
     fresh_from: date | datetime | None = None
     """First moment of the rows that no stage reads: they are kept for retraining."""
 
+    @property
+    def boundaries(self) -> list[datetime]:
+        """First moments of validation, test and (if there is one) fresh, in UTC."""
+        given = (self.validation_from, self.test_from, self.fresh_from)
+        return [moment(value) for value in given if value is not None]
+
     @model_validator(mode="after")
     def _ordered(self) -> TimeSplit:
-        moments = [m for m in (self.validation_from, self.test_from, self.fresh_from) if m is not None]
-        texts = [m.isoformat() for m in moments]
-        if texts != sorted(set(texts)):
+        moments = self.boundaries
+        if moments != sorted(set(moments)):
             raise ValueError("validation_from < test_from < fresh_from must hold")
         return self
 
@@ -259,7 +265,7 @@ class Compress(Section):
     """Candidates to build beside fp32."""
     max_metric_drop: Annotated[float, Field(ge=0)] = 0.001
     """A candidate whose metric on validation falls by more than this is not eligible."""
-    max_slowdown: Annotated[float, Field(ge=0)] = 0.05
+    max_slowdown: Annotated[float, Field(ge=0)] = 0.1
     """A candidate shown to be slower than fp32 by more than this share, at any batch size, is not eligible."""
     batch_sizes: Annotated[tuple[Positive, ...], Field(min_length=1)] = (1, 64)
     """Batch sizes of the latency race."""
@@ -316,105 +322,15 @@ def load(path: Path) -> Params:
         UsageError: if the file does not exist or is not readable as YAML.
         SettingsError: listing every mistake in it.
     """
-    return parse(_read_yaml(path), str(path))
+    return parse(read_yaml(path, "a params file", "name one with --params FILE"), str(path))
 
 
 def parse(raw: Any, name: str = "params") -> Params:
     """Check a parsed params file. Raises :class:`SettingsError` with every mistake."""
-    try:
-        # Strictness would refuse a YAML list for a tuple; JSON mode keeps strict scalars and allows that.
-        return Params.model_validate_json(json.dumps(raw, default=_iso))
-    except ValidationError as error:
-        mistakes = {mistake.key: mistake for mistake in (_mistake(raw, d) for d in error.errors(include_url=False))}
-        raise SettingsError(name, list(mistakes.values())) from error
-
-
-def _iso(value: Any) -> str:
-    if isinstance(value, date):
-        return value.isoformat()
-    return str(value)
-
-
-def _read_yaml(path: Path) -> Any:
-    from ruamel.yaml import YAML
-    from ruamel.yaml.error import YAMLError
-
-    if not path.is_file():
-        raise UsageError("a params file must exist", f"{path} does not", "name one with --params FILE")
-    try:
-        return YAML(typ="safe").load(path.read_text(encoding="utf-8"))
-    except UnicodeDecodeError as error:
-        raise UsageError("a params file must be UTF-8", f"{path}: {error}", "save it as UTF-8") from error
-    except YAMLError as error:
-        found = " ".join(str(error).split())
-        raise UsageError("a params file must be YAML with distinct keys", f"{path}: {found}", "correct it") from error
-
-
-def _mistake(raw: Any, detail: Any) -> Mistake:
-    # pydantic puts the tag of a discriminated or plain union into the location; the file has no such level.
-    location = _real_location(raw, detail["loc"], absent=detail["type"] in ("extra_forbidden", "missing"))
-    key = ".".join(str(part) for part in location) or "(file)"
-    if detail["type"] == "extra_forbidden":
-        known = _known_keys(location[:-1], raw)
-        near = difflib.get_close_matches(str(location[-1]), known, n=1, cutoff=0.5)
-        way_out = f"did you mean `{near[0]}`?" if near else f"known keys here: {', '.join(sorted(known))}"
-        return Mistake(key, _short(detail["input"]), "unknown key", way_out)
-    if detail["type"] == "missing":
-        return Mistake(key, "(missing)", "this key is required", f"add `{location[-1]}:`")
-    rule = str(detail["msg"]).removeprefix("Value error, ")
-    return Mistake(key, _short(detail["input"]), rule, "see the key's description in params.schema.json")
-
-
-def _short(value: Any) -> str:
-    text = json.dumps(value, default=_iso)
-    return text if len(text) <= 80 else text[:77] + "..."
-
-
-def _real_location(raw: Any, location: tuple[int | str, ...], absent: bool) -> tuple[int | str, ...]:
-    """Drop the levels that the file does not have; the last one is kept if the mistake is its very absence."""
-    real: list[int | str] = []
-    node = raw
-    for index, part in enumerate(location):
-        if (isinstance(node, dict) and part in node) or (isinstance(node, list) and isinstance(part, int)):
-            node = node[part]
-            real.append(part)
-        elif absent and index == len(location) - 1:
-            real.append(part)
-    return tuple(real)
-
-
-def _known_keys(location: tuple[int | str, ...], raw: Any) -> list[str]:
-    model: type[BaseModel] | None = Params
-    for part in location:
-        raw = raw.get(part) if isinstance(raw, dict) else None
-        model = _child(model, str(part), raw) if model else None
-    return [field.alias or name for name, field in model.model_fields.items()] if model else []
-
-
-def _child(model: type[BaseModel], part: str, raw: Any) -> type[BaseModel] | None:
-    for name, field in model.model_fields.items():
-        if part == (field.alias or name):
-            return _model_for(field.annotation, raw)
-    return None
-
-
-def _models(annotation: Any) -> list[type[BaseModel]]:
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return [annotation]
-    parts = get_args(annotation)[:1] if get_origin(annotation) is Annotated else get_args(annotation)
-    return [model for part in parts for model in _models(part)]
-
-
-def _model_for(annotation: Any, raw: Any) -> type[BaseModel] | None:
-    models = _models(annotation)
-    given = set(raw) if isinstance(raw, dict) else set()
-
-    def fit(option: type[BaseModel]) -> tuple[bool, int]:
-        tag = option.model_fields.get("by")
-        tagged = tag is not None and isinstance(raw, dict) and raw.get("by") in get_args(tag.annotation)
-        return tagged, len(given & set(option.model_fields))
-
-    return max(models, key=fit, default=None)
+    params, mistakes = check(Params, raw, _SCHEMA)
+    if params is None:
+        raise settings_error(name, mistakes, _SCHEMA)
+    return params
 
 
 def schema() -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import random
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -47,6 +47,12 @@ class StageSettings:
     def hash(self) -> str:
         """SHA-256 of both sections."""
         return settings_hash(self.base, self.own)
+
+    @property
+    def values(self) -> dict[str, Any]:
+        """Both sections as plain JSON values, by name."""
+        name = type(self.own).__name__.lower()
+        return {"base": self.base.model_dump(mode="json"), name: self.own.model_dump(mode="json")}
 
     @property
     def artifacts(self) -> Path:
@@ -95,6 +101,7 @@ def _run_locked(stage: str, settings: StageSettings, out: Path) -> manifest.Mani
     room = importlib.import_module(f"tasks.{stage}")
     with files.replaced_folder(out) as partial:
         result: manifest.Manifest = room.run(settings, inputs, partial)
+        result = replace(result, params=settings.values)
         manifest.write(result, partial)
     ended = datetime.now(UTC)
     record.write(settings.artifacts, stage, started, ended, settings.measured)

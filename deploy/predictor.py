@@ -1,0 +1,68 @@
+"""Predicts from raw rows with a bundle: checks its hashes, picks the provider, converts the columns."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from deploy import bundle
+from deploy.runtime import open_session, provider
+from deploy.signature import Signature
+
+if TYPE_CHECKING:
+    import onnxruntime
+
+_BATCH = 4096
+
+
+class Predictor:
+    """A loaded model. ``signature`` says what it takes and gives, ``provider`` what it really runs on."""
+
+    def __init__(self, session: onnxruntime.InferenceSession, signature: Signature) -> None:
+        self._session = session
+        self.signature = signature
+        self.provider = provider(session)
+
+    @staticmethod
+    def load(folder: Path, device: str = "auto", threads: int | None = None) -> Predictor:
+        """Load a bundle after checking every file of it.
+
+        Raises:
+            UsageError: if ``folder`` is no bundle.
+            IntegrityError: if any file is not what the bundle's manifest says.
+            MachineError: if ``cuda`` was asked for and is not used.
+        """
+        bundle.check(folder)
+        return Predictor.open(folder, device, threads)
+
+    @staticmethod
+    def open(folder: Path, device: str = "auto", threads: int | None = None) -> Predictor:
+        """Load the ``model.onnx`` and ``signature.json`` of a folder that is no bundle yet, without checking hashes."""
+        signature = Signature.read(folder / "signature.json")
+        return Predictor(open_session(folder / "model.onnx", device, threads), signature)
+
+    def predict(self, columns: Mapping[str, np.ndarray], batch: int = _BATCH) -> dict[str, np.ndarray]:
+        """Answer raw rows.
+
+        Args:
+            columns: name -> array [rows]; see :meth:`deploy.signature.Signature.tensors`.
+            batch: rows given to the model at once; bounds the memory, does not change the answer.
+
+        Returns:
+            Output name -> array [rows, ...] (``probability``: float32 [rows, 1]).
+
+        Raises:
+            DataRejected: if the columns do not fit the signature.
+        """
+        tensors = self.signature.tensors(columns)
+        rows = len(next(iter(tensors.values())))
+        names = [tensor.name for tensor in self.signature.outputs]
+        # Some kernels of onnxruntime divide by the number of rows, and end the process when it is zero.
+        parts = [self.signature.empty_outputs()] + [
+            self._session.run(names, {name: array[start : start + batch] for name, array in tensors.items()})
+            for start in range(0, rows, batch)
+        ]
+        return {name: np.concatenate(arrays) for name, arrays in zip(names, zip(*parts, strict=True), strict=True)}

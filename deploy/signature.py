@@ -1,0 +1,149 @@
+"""What a model takes and gives: names, datatypes and shapes in the words of the Open Inference Protocol."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from deploy.errors import DataRejected, IntegrityError
+
+_NUMPY = {"FP32": np.float32, "INT64": np.int64, "BYTES": np.object_}
+#: An absent value, by datatype: what stands for it in the tensor.
+MISSING: Mapping[str, Any] = {"FP32": float("nan"), "INT64": int(np.iinfo(np.int64).min), "BYTES": ""}
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """One input or output.
+
+    Attributes:
+        name: its name in the graph.
+        datatype: FP32, INT64 or BYTES (UTF-8 text).
+        shape: -1 is the batch axis.
+        description: for a person.
+        range: least and greatest value seen in training, for numbers.
+        labels: what the values of an output mean.
+    """
+
+    name: str
+    datatype: str
+    shape: tuple[int, ...]
+    description: str = ""
+    range: tuple[float, float] | None = None
+    labels: tuple[Any, ...] | None = None
+
+
+@dataclass(frozen=True)
+class Signature:
+    """Inputs and outputs of a model, in order."""
+
+    inputs: tuple[Tensor, ...]
+    outputs: tuple[Tensor, ...]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain JSON values; empty fields are left out."""
+
+        def plain(tensor: Tensor) -> dict[str, Any]:
+            return {key: value for key, value in asdict(tensor).items() if value not in (None, "")}
+
+        return {"inputs": [plain(tensor) for tensor in self.inputs], "outputs": [plain(t) for t in self.outputs]}
+
+    @staticmethod
+    def read(path: Path) -> Signature:
+        """Read ``signature.json``.
+
+        Raises:
+            IntegrityError: if it is not there, or not a signature.
+        """
+        try:
+            raw = json.loads(path.read_text(encoding="utf-8"))
+            return Signature(_tensors(raw["inputs"]), _tensors(raw["outputs"]))
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise IntegrityError(
+                "a model needs a whole signature.json beside it", f"{path}: {error}", "fetch or build the bundle anew"
+            ) from error
+
+    def empty_outputs(self) -> list[np.ndarray]:
+        """The answer to no rows: each output with a batch axis of length 0."""
+        return [np.empty([max(size, 0) for size in t.shape], _NUMPY[t.datatype]) for t in self.outputs]
+
+    def tensors(self, columns: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Turn raw columns into the graph's inputs, each [rows, 1]; columns that the model does not read are ignored.
+
+        Args:
+            columns: name -> array [rows] or [rows, 1] of numbers, booleans or text;
+                None, NaN and empty text are missing.
+
+        Raises:
+            DataRejected: naming every column that is absent, of another length, or not convertible.
+        """
+        problems = [f"{tensor.name}: not given" for tensor in self.inputs if tensor.name not in columns]
+        result: dict[str, np.ndarray] = {}
+        for tensor in self.inputs:
+            if tensor.name in columns:
+                try:
+                    result[tensor.name] = _convert(columns[tensor.name], tensor.datatype)
+                except (ValueError, TypeError, OverflowError) as error:
+                    problems.append(f"{tensor.name}: {tensor.datatype} expected ({error})")
+        lengths = {len(array) for array in result.values()}
+        if len(lengths) > 1:
+            problems.append(f"columns have different numbers of rows: {sorted(lengths)}")
+        if problems:
+            raise DataRejected(
+                "rows must have the columns of the model's signature",
+                "; ".join(problems),
+                "give these columns: " + ", ".join(f"{t.name} ({t.datatype})" for t in self.inputs),
+            )
+        return result
+
+
+def _tensors(raw: Sequence[Mapping[str, Any]]) -> tuple[Tensor, ...]:
+    def tuples(value: Any) -> Any:
+        return tuple(value) if isinstance(value, list) else value
+
+    return tuple(Tensor(**{key: tuples(value) for key, value in item.items()}) for item in raw)
+
+
+def _convert(values: np.ndarray, datatype: str) -> np.ndarray:
+    array = np.asarray(values)
+    if array.ndim == 2 and array.shape[1] == 1:
+        array = array[:, 0]
+    if array.ndim != 1:
+        raise ValueError(f"shape {array.shape}")
+    if datatype == "BYTES":
+        return _as_text(array)[:, None]
+    if array.dtype.kind in "OUS":
+        missing = MISSING[datatype]
+        python = int if datatype == "INT64" else float
+        array = np.array([missing if _is_missing(value) else python(value) for value in array], _NUMPY[datatype])
+    if datatype == "INT64" and array.dtype.kind == "f":
+        array = _whole_numbers(array)
+    with np.errstate(over="ignore"):  # beyond float32's range is infinity, which the graph answers like any extreme
+        return array.astype(_NUMPY[datatype])[:, None]
+
+
+def _as_text(array: np.ndarray) -> np.ndarray:
+    if array.dtype.kind not in "OUS":
+        raise ValueError(f"got {array.dtype}")
+    text = np.empty(len(array), np.object_)
+    text[:] = ["" if _is_missing(value) else str(value) for value in array]
+    return text
+
+
+def _whole_numbers(array: np.ndarray) -> np.ndarray:
+    missing = np.isnan(array)
+    if not np.equal(np.mod(array[~missing], 1), 0).all():
+        raise ValueError("got fractions")
+    result = np.full(len(array), MISSING["INT64"], np.int64)
+    result[~missing] = array[~missing].astype(np.int64)
+    return result
+
+
+def _is_missing(value: Any) -> bool:
+    return value is None or value == "" or (isinstance(value, float) and math.isnan(value))

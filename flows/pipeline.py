@@ -1,0 +1,233 @@
+"""Which DVC pipeline belongs to a params file, and where its results lie.
+
+``params.yaml`` is served by the ``dvc.yaml`` beside it. Any other params file ``x.yaml`` has its own pipeline in the
+folder ``x/`` beside it, written here from the project's own ``dvc.yaml`` (the one template) and committed by the user,
+so that plain ``dvc repro x/dvc.yaml`` works as well.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+from collections.abc import Callable
+from dataclasses import dataclass
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+from tasks.core import files
+from tasks.core.errors import UsageError
+from tasks.core.settings import STAGES, Params, load
+
+PROJECT_FILE = "dvc.yaml"
+TEMPLATE = Path(__file__).resolve().parents[1] / PROJECT_FILE
+
+_MARK = "# Written by `assay run` from Assay's own dvc.yaml; it is written anew when the two disagree. Commit it.\n"
+_ARTIFACTS = "${base.artifacts_dir}"
+
+
+@dataclass(frozen=True)
+class Pipeline:
+    """A params file and the DVC pipeline that runs it.
+
+    Attributes:
+        params: the params file, absolute.
+        settings: its checked content.
+        repo: root folder of the DVC repository.
+        dvc_yaml: the pipeline's file, absolute.
+    """
+
+    params: Path
+    settings: Params
+    repo: Path
+    dvc_yaml: Path
+
+    @property
+    def root(self) -> Path:
+        """Folder that relative paths in the settings start from."""
+        return self.params.parent
+
+    @property
+    def artifacts(self) -> Path:
+        """Folder of all stages' outputs."""
+        return self.root / self.settings.base.artifacts_dir
+
+    @property
+    def dist(self) -> Path:
+        """Folder of this model's finished bundles."""
+        return self.root / self.settings.base.dist_dir / self.settings.base.name
+
+
+def prepare(params: Path) -> Pipeline:
+    """Check a params file and its surroundings, and see to it that its pipeline exists.
+
+    Raises:
+        SettingsError: every mistake of the params file.
+        UsageError: no Git or DVC repository, an artifacts folder that DVC cannot track, or a foreign ``dvc.yaml``.
+    """
+    params = params.absolute()
+    settings = load(params)
+    repo = _dvc_repository(params.parent)
+    _check_artifacts_dir(params, settings, repo)
+    dvc_yaml = _home(params)
+    if params.name == "params.yaml" and dvc_yaml.is_file() and not _is_ours(dvc_yaml):
+        _check_stages(dvc_yaml)
+    else:
+        _write_if_out_of_step(dvc_yaml, params)
+    return Pipeline(params, settings, repo, dvc_yaml)
+
+
+def _dvc_repository(folder: Path) -> Path:
+    for parent in (folder, *folder.parents):
+        if (parent / ".dvc").is_dir():
+            break
+    else:
+        raise UsageError(
+            "a run is versioned by DVC, so its params file lies in a DVC repository",
+            f"no .dvc folder in {folder} or above it",
+            "run `git init` and `dvc init` in your project's folder, or work in a clone",
+        )
+    if not any((above / ".git").exists() for above in (parent, *parent.parents)):
+        raise UsageError(
+            "a bundle names the commit it was made from, so a run needs a Git repository",
+            f"{parent} is not in one",
+            f"run `git init` in {parent} and commit your files",
+        )
+    return parent
+
+
+def _check_artifacts_dir(params: Path, settings: Params, repo: Path) -> None:
+    given = settings.base.artifacts_dir
+    if "artifacts_dir" not in settings.base.model_fields_set:
+        raise UsageError(
+            "base.artifacts_dir must stand in the params file, because dvc.yaml reads it there",
+            f"{params} does not set it",
+            f"add `artifacts_dir: {given if params.name == 'params.yaml' else f'{given}/{params.stem}'}` under `base:`",
+        )
+    inside = (params.parent / given).resolve().is_relative_to(repo.resolve())
+    if Path(given).is_absolute() or not inside:
+        raise UsageError(
+            "base.artifacts_dir must be a relative path inside the DVC repository",
+            f"{given} (the repository is {repo})",
+            "choose a folder inside; to use another disk, mount or link it there",
+        )
+
+
+def _home(params: Path) -> Path:
+    if params.name == "params.yaml":
+        return params.with_name(PROJECT_FILE)
+    folder = params.with_suffix("")
+    if (folder / "params.yaml").exists():
+        raise UsageError(
+            f"the folder {folder.name}/ is the pipeline of {params.name}",
+            f"{folder / 'params.yaml'} would share it",
+            f"rename {params.name}",
+        )
+    return folder / PROJECT_FILE
+
+
+def _is_ours(dvc_yaml: Path) -> bool:
+    return dvc_yaml.read_text(encoding="utf-8").startswith(_MARK)
+
+
+def _check_stages(dvc_yaml: Path) -> None:
+    stages = (_read(dvc_yaml) or {}).get("stages") or {}
+    missing = [stage for stage in STAGES if stage not in stages]
+    if missing:
+        raise UsageError(
+            f"{dvc_yaml} must hold the stages {', '.join(STAGES)}",
+            f"without {', '.join(missing)}",
+            "give your params file another name than params.yaml: its pipeline then gets a folder of its own",
+        )
+
+
+def _read(dvc_yaml: Path) -> Any:
+    from ruamel.yaml import YAML
+    from ruamel.yaml.error import YAMLError
+
+    try:
+        return YAML(typ="safe").load(dvc_yaml.read_text(encoding="utf-8"))
+    except YAMLError as error:
+        found = " ".join(str(error).split())
+        raise UsageError("a pipeline must be YAML", f"{dvc_yaml}: {found}", "correct it") from error
+
+
+def _write_if_out_of_step(dvc_yaml: Path, params: Path) -> None:
+    if dvc_yaml.is_file() and not _is_ours(dvc_yaml):
+        raise UsageError(
+            f"{dvc_yaml} is where the pipeline of {params.name} belongs",
+            "another pipeline is there",
+            f"rename {params.name}, or move that pipeline",
+        )
+    text = _MARK + _dump(derive(_template(), params, dvc_yaml))
+    if not dvc_yaml.is_file() or dvc_yaml.read_text(encoding="utf-8") != text:
+        with files.machine_errors(dvc_yaml.parent):
+            dvc_yaml.parent.mkdir(exist_ok=True)
+            files.write_text(dvc_yaml, text)
+
+
+def _template() -> Any:
+    if not TEMPLATE.is_file():
+        raise UsageError(
+            "the pipeline of a params file is written from Assay's own dvc.yaml",
+            f"{TEMPLATE} does not exist",
+            "install Assay from a clone (`pip install -e .`)",
+        )
+    return _read(TEMPLATE)
+
+
+def derive(template: Any, params: Path, dvc_yaml: Path) -> dict[str, Any]:
+    """The pipeline of ``params``, to be stored as ``dvc_yaml``, made from the project's own (a parsed ``dvc.yaml``).
+
+    Stages work in the params file's folder; what is code is looked up where Assay's code lies; plots and artifacts
+    are relative to ``dvc_yaml`` itself, as DVC wants them.
+    """
+    root, home = params.parent, dvc_yaml.parent
+    beside = root == home
+    document: dict[str, Any] = {} if beside else {"vars": [_relative(params, home)]}
+    document["stages"] = {
+        name: ({} if beside else {"wdir": _relative(root, home)}) | _stage(stage, params, beside)
+        for name, stage in template["stages"].items()
+    }
+
+    def from_home(text: str) -> str:
+        return text.replace(_ARTIFACTS, Path(_relative(root, home), _ARTIFACTS).as_posix())
+
+    for section in ("plots", "artifacts"):
+        document[section] = _each_text(template[section], from_home)
+    return document
+
+
+def _stage(stage: dict[str, Any], params: Path, beside: bool) -> dict[str, Any]:
+    code = _relative(TEMPLATE.parent, params.parent)
+
+    def from_root(dep: str) -> str:
+        return dep if dep.startswith("${") else Path(code, dep).as_posix()
+
+    derived = stage | {"deps": [from_root(dep) for dep in stage["deps"]]}
+    if not beside:
+        derived["cmd"] = f"{stage['cmd']} --params {shlex.quote(params.name)}"
+        derived["params"] = [{params.name: stage["params"]}]
+    return derived
+
+
+def _each_text(node: Any, change: Callable[[str], str]) -> Any:
+    if isinstance(node, dict):
+        return {_each_text(key, change): _each_text(value, change) for key, value in node.items()}
+    if isinstance(node, list):
+        return [_each_text(value, change) for value in node]
+    return change(node) if isinstance(node, str) else node
+
+
+def _relative(path: Path, start: Path) -> str:
+    return Path(os.path.relpath(path, start)).as_posix()
+
+
+def _dump(document: dict[str, Any]) -> str:
+    from ruamel.yaml import YAML
+
+    yaml = YAML()
+    yaml.width = 4096
+    text = StringIO()
+    yaml.dump(document, text)
+    return text.getvalue()

@@ -1,0 +1,118 @@
+"""The flow `run`: the whole pipeline as one Prefect flow run, each stage a task run. Ready to be served or deployed::
+
+from flows.run import run
+run.serve(name="nightly", cron="0 2 * * *", parameters={"params": "/srv/flights/params.yaml"})
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+from prefect import Task, flow
+from prefect.cache_policies import NO_CACHE
+from prefect.client.schemas.objects import TaskRun
+from prefect.states import Completed, Failed, State
+
+from flows import interruptible
+from flows.bundles import export_must_run
+from flows.dvc_driver import Outcome, StageCrashed, StageDone, reproduce
+from flows.pipeline import Pipeline, prepare
+from flows.publish import publish
+from flows.stage_log import Follower, api_logger
+from tasks.core.errors import VERDICT_CODES, AssayError
+from tasks.core.log import log_file
+
+
+@flow(name="run", persist_result=False)
+def run(params: str = "params.yaml", force: str | None = None, retries: int = 0) -> Any:
+    """Bring every stage of a params file's pipeline up to date.
+
+    Args:
+        params: the params file.
+        force: a stage to run even if nothing changed.
+        retries: how often a stage that crashed is tried again. Verdicts never are.
+
+    Returns:
+        What became of each stage: name -> value of an :class:`~flows.dvc_driver.Outcome`.
+
+    Raises:
+        AssayError: the error of the stage that did not end well, or of the set-up.
+    """
+    try:
+        return _run_stages(prepare(Path(params)), force, retries)
+    except AssayError as error:
+        return _failed(error)
+
+
+def _run_stages(pipeline: Pipeline, force: str | None, retries: int) -> dict[str, str]:
+    outcomes: dict[str, str] = {}
+
+    def conduct(stage: str, done: StageDone) -> None:
+        attempts: list[Outcome | AssayError] = []
+
+        def attempt() -> State[Any]:
+            attempts.append(_attempt(pipeline, stage, done))
+            return _state(attempts[-1])
+
+        _task(stage, attempt, retries)()
+        last = attempts[-1]
+        if isinstance(last, AssayError):
+            raise last
+        outcomes[stage] = last.value
+
+    def forced(stage: str) -> bool:
+        return stage == force or (stage == "export" and export_must_run(pipeline))
+
+    reproduce(pipeline, conduct, forced)
+    return outcomes
+
+
+def _task(stage: str, attempt: Any, retries: int) -> Task[[], Any]:
+    """The Prefect task of a stage. DVC is the one cache; a second one would disagree with it sooner or later."""
+    return Task(
+        attempt,
+        name=stage,
+        task_run_name=stage,
+        retries=retries,
+        retry_condition_fn=_crashed,
+        persist_result=False,
+        cache_policy=NO_CACHE,
+    )
+
+
+def _attempt(pipeline: Pipeline, stage: str, done: StageDone) -> Outcome | AssayError:
+    """Have the stage done, its log lines following it to Prefect; publish what it left."""
+    log = log_file(pipeline.artifacts, stage)
+    follower, api = Follower(log), api_logger()
+
+    def tick() -> None:
+        for level, text in follower.new_lines():
+            api.log(level, "%s", text)
+
+    try:
+        outcome = interruptible.run(done, tick)
+    except AssayError as error:
+        if error.exit_code in VERDICT_CODES:
+            publish(pipeline.artifacts, stage, passed=False)
+        return error
+    if outcome is not Outcome.RAN:
+        print(f"{stage}: {outcome.value}", file=sys.stderr)
+    publish(pipeline.artifacts, stage, passed=True)
+    return outcome
+
+
+def _state(result: Outcome | AssayError) -> State[Any]:
+    if isinstance(result, AssayError):
+        return _failed(result)
+    return Completed(name="Completed" if result is Outcome.RAN else "Cached", message=result.value)
+
+
+def _failed(error: AssayError) -> State[Any]:
+    """A failed state that is named after the error and carries it: no traceback for what is no bug."""
+    return Failed(name=type(error).__name__, message=str(error), data=error)
+
+
+def _crashed(_task: Task[..., Any], _run: TaskRun, state: State[Any]) -> bool:
+    return isinstance(state.data, StageCrashed)

@@ -1,0 +1,87 @@
+"""One `assay run` from a terminal: the flow, with a Prefect server of its own where there is none."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from flows.pipeline import Pipeline
+from flows.server import TemporaryServer
+from tasks.core import files
+from tasks.core.errors import UsageError
+
+_DRAIN_SECONDS = 10.0
+
+
+def conduct(pipeline: Pipeline, force: str | None = None, retries: int = 0) -> dict[str, str]:
+    """Run the flow for a pipeline; see :func:`flows.run.run` for the arguments, the result and the errors.
+
+    Raises:
+        UsageError: also if another run works on the same artifacts.
+    """
+    with _alone(pipeline.artifacts), _prefect(pipeline.artifacts):
+        from flows.run import run
+
+        outcomes: dict[str, str] = run(str(pipeline.params), force, retries)
+        return outcomes
+
+
+@contextmanager
+def _alone(artifacts: Path) -> Iterator[None]:
+    from filelock import FileLock, Timeout
+
+    with files.machine_errors(artifacts):
+        artifacts.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(artifacts / ".run.lock")
+        try:
+            lock.acquire(timeout=0)
+        except Timeout as error:
+            raise UsageError(
+                f"one run at a time may work on {artifacts}",
+                "another one is going on",
+                "wait for it, or give this run another base.artifacts_dir",
+            ) from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+@contextmanager
+def _prefect(artifacts: Path) -> Iterator[None]:
+    """A Prefect API to report to: the one that is configured, else a temporary server."""
+    from prefect.settings import PREFECT_API_URL, temporary_settings
+
+    _quiet()
+    if PREFECT_API_URL.value():
+        try:
+            yield
+        finally:
+            _deliver()
+        return
+    with TemporaryServer(artifacts) as server:
+        import dvc.repo.reproduce  # noqa: F401 (while the server starts)
+        import flows.run  # noqa: F401
+
+        with temporary_settings({PREFECT_API_URL: server.ready()}):
+            try:
+                yield
+            finally:
+                _deliver()
+
+
+def _quiet() -> None:
+    """Keep Prefect's lines about runs off the terminal: stages speak for themselves there. The API gets them all."""
+    for name in ("prefect.flow_runs", "prefect.task_runs"):
+        logging.getLogger(name).propagate = False
+
+
+def _deliver() -> None:
+    """Wait until Prefect's background senders have told the server everything."""
+    from prefect.events.worker import EventsWorker
+    from prefect.logging.handlers import APILogWorker
+
+    APILogWorker.drain_all(timeout=_DRAIN_SECONDS)
+    EventsWorker.drain_all(timeout=_DRAIN_SECONDS)

@@ -1,0 +1,79 @@
+"""int8 by static quantization of the exported network: QDQ, per channel, activations QUInt8, weights QInt8."""
+
+from __future__ import annotations
+
+import logging
+import math
+import tempfile
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+
+from tasks.core import devices
+
+_BATCH = 256
+#: Where the weights are. Quantizing the cheap operators between them only adds conversions.
+_OPERATORS = ["MatMul", "Gemm", "Conv", "Gather"]
+#: Below this many weights the conversions around an operator cost more than its int8 kernel saves.
+_LEAST_WEIGHTS = 1024
+
+
+def quantize(core: onnx.ModelProto, calibration: dict[str, np.ndarray]) -> onnx.ModelProto:
+    """Quantize an exported network with calibration rows from train.
+
+    Weights use 7 bits on processors without VNNI, where the 8-bit product of U8 and S8 can saturate.
+
+    Args:
+        core: float network, inputs as the keys of ``calibration``.
+        calibration: encoded rows, each array [rows, ...].
+    """
+    from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
+    from onnxruntime.quantization.shape_inference import quant_pre_process
+
+    class Rows(CalibrationDataReader):  # type: ignore[misc]
+        def __init__(self) -> None:
+            count = len(next(iter(calibration.values())))
+            self._starts = iter(range(0, count, _BATCH))
+
+        def get_next(self) -> dict[str, Any] | None:
+            start = next(self._starts, None)
+            if start is None:
+                return None
+            return {name: array[start : start + _BATCH] for name, array in calibration.items()}
+
+    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        logging.getLogger().setLevel(logging.ERROR)
+        plain, prepared, result = (Path(folder) / f"{name}.onnx" for name in ("plain", "prepared", "result"))
+        onnx.save(core, plain)
+        quant_pre_process(plain, prepared, skip_symbolic_shape=True)
+        quantize_static(
+            prepared,
+            result,
+            Rows(),
+            quant_format=QuantFormat.QDQ,
+            per_channel=True,
+            activation_type=QuantType.QUInt8,
+            weight_type=QuantType.QInt8,
+            reduce_range=not devices.has_vnni(),
+            op_types_to_quantize=_OPERATORS,
+            nodes_to_exclude=_left_in_float(onnx.load(prepared)),
+        )
+        model: onnx.ModelProto = onnx.load(result)
+    return model
+
+
+def _left_in_float(model: onnx.ModelProto) -> list[str]:
+    """Operators not worth it (few weights), and MatMuls of batched weights, which lack a per-channel kernel."""
+    shapes = {tensor.name: tuple(tensor.dims) for tensor in model.graph.initializer}
+    excluded = []
+    for node in model.graph.node:
+        weights = [shapes[name] for name in node.input if name in shapes]
+        small = max((math.prod(shape) for shape in weights), default=0) < _LEAST_WEIGHTS
+        batched = node.op_type == "MatMul" and any(len(shape) > 2 for shape in weights)
+        if node.op_type in _OPERATORS and (small or batched):
+            excluded.append(node.name)
+    return excluded

@@ -1,0 +1,100 @@
+"""Latency of several models, measured interleaved in one process: noise of the machine falls on all of them alike."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from deploy.runtime import open_session, provider
+from tasks.core.log import progress
+
+_WARM_UP = 20
+_SIGMAS = 1.96  # 95 %
+
+
+@dataclass(frozen=True)
+class Lap:
+    """One model at one batch size: milliseconds per call, and the ratio to the reference round by round.
+
+    Attributes:
+        p50_ms: median.
+        p99_ms: 99th percentile.
+        ratio: median of the paired ratios (below 1 is faster than the reference).
+        ratio_low: lower end of the ratio's 95 % interval.
+        ratio_high: upper end.
+    """
+
+    p50_ms: float
+    p99_ms: float
+    ratio: float
+    ratio_low: float
+    ratio_high: float
+
+
+@dataclass(frozen=True)
+class Race:
+    """Laps by model and batch size, and the provider that ran each model."""
+
+    laps: Mapping[str, Mapping[int, Lap]]
+    providers: Mapping[str, str]
+
+
+def race(
+    models: Mapping[str, Path],
+    reference: str,
+    inputs: Mapping[str, np.ndarray],
+    batch_sizes: tuple[int, ...],
+    rounds: int,
+    threads: int,
+    device: str,
+) -> Race:
+    """Run every model once a round, in an order that rotates, and compare each with the reference round by round.
+
+    Args:
+        models: name -> ONNX file.
+        reference: the name that ratios are taken against.
+        inputs: the graph's inputs, each [rows, ...]; at least as many rows as the largest batch size are repeated.
+        batch_sizes: rows per call.
+        rounds: measured rounds per batch size.
+        threads: threads of a session.
+        device: ``auto``, ``cpu`` or ``cuda``.
+    """
+    sessions = {name: open_session(path, device, threads) for name, path in models.items()}
+    laps: dict[str, dict[int, Lap]] = {name: {} for name in models}
+    for batch in batch_sizes:
+        rows = {name: np.resize(array, (batch, *array.shape[1:])) for name, array in inputs.items()}
+        times: dict[str, list[float]] = {name: [] for name in models}
+        names = list(models)
+        for number in progress(range(_WARM_UP + rounds), f"race at batch {batch}", _WARM_UP + rounds):
+            names = names[1:] + names[:1]
+            for name in names:
+                start = time.perf_counter()
+                sessions[name].run(None, rows)
+                if number >= _WARM_UP:
+                    times[name].append(1000 * (time.perf_counter() - start))
+        for name in models:
+            laps[name][batch] = lap(np.array(times[name]), np.array(times[reference]))
+    return Race(laps, {name: provider(session) for name, session in sessions.items()})
+
+
+def lap(times: np.ndarray, reference: np.ndarray) -> Lap:
+    """Summary of paired times in milliseconds, both [rounds].
+
+    The interval of the median ratio is the distribution-free one of order statistics (binomial, normal approximation).
+    """
+    ratios = np.sort(times / reference)
+    count = len(ratios)
+    reach = _SIGMAS * np.sqrt(count) / 2
+    low = max(int(np.floor(count / 2 - reach)), 0)
+    high = min(int(np.ceil(count / 2 + reach)), count - 1)
+    return Lap(
+        float(np.median(times)),
+        float(np.quantile(times, 0.99)),
+        float(np.median(ratios)),
+        float(ratios[low]),
+        float(ratios[high]),
+    )

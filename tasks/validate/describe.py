@@ -1,0 +1,122 @@
+"""Puts the result of a check into words."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tasks.validate.engine import Result
+from tasks.validate.outcome import Outcome, Verdict, plain, share
+from tasks.validate.suite import Check, Expectation, NewestRow
+
+_SHOWN = 3
+
+
+def title(check: Check) -> str:
+    """The check in words."""
+    return _outcome(check, "passed", "").title
+
+
+def check(check: Check, result: Result, success: bool, limit: float | None = None) -> Outcome:
+    """Outcome of a check that passed or failed.
+
+    Args:
+        check: the check.
+        result: what Great Expectations says.
+        success: whether it passed.
+        limit: the share of rows that may be set aside, if that is what the check broke.
+    """
+    verdict: Verdict = "passed" if success else "failed" if check.severity == "error" else "warning"
+    found = _found(check, result)
+    way_out = ""
+    if limit is not None:
+        found += f"; validate.max_quarantine_share allows {share(limit)}"
+        way_out = "correct the source, or raise validate.max_quarantine_share if so many rows may go"
+    elif not success:
+        way_out = _way_out(check, result)
+    return _outcome(check, verdict, found, way_out, result)
+
+
+def quarantined(check: Check, result: Result) -> Outcome:
+    """Outcome of a check whose failing rows were set aside."""
+    return _outcome(check, "quarantined", _found(check, result), "", result)
+
+
+def typed(check: Expectation, kind: str, success: bool) -> Outcome:
+    """Outcome of a check about a column's type."""
+    verdict: Verdict = "passed" if success else "failed" if check.severity == "error" else "warning"
+    way_out = "" if success else "correct the source, the check, or the column's type under ingest.types"
+    return _outcome(check, verdict, f"found {kind}", way_out)
+
+
+def not_run(check: Check, obstacle: str) -> Outcome:
+    """Outcome of a check that could not be asked because something before it had failed."""
+    return _outcome(check, "not run", obstacle)
+
+
+def _outcome(check: Check, verdict: Verdict, found: str, way_out: str = "", result: Result | None = None) -> Outcome:
+    details: Any = result.details if result else {}
+    count, of = details.get("unexpected_count"), details.get("element_count")
+    own = {"severity", "because", "expect", "rows", "column"}
+    return Outcome(
+        kind="check",
+        name=check.expect,
+        outcome=verdict,
+        found=found,
+        column=_column(check),
+        severity=check.severity,
+        way_out=way_out,
+        because=check.because,
+        arguments=check.arguments if isinstance(check, Expectation) else check.model_dump(mode="json", exclude=own),
+        observed=plain(details.get("observed_value")),
+        unexpected_count=count,
+        unexpected_share=count / of if count is not None and of else None,
+        examples=tuple(plain(details.get("partial_unexpected_list", []))),
+    )
+
+
+def _column(check: Check) -> str | None:
+    if isinstance(check, Expectation):
+        column = check.arguments.get("column")
+        return str(column) if column is not None else None
+    return check.column if isinstance(check, NewestRow) else None
+
+
+def _found(check: Check, result: Result) -> str:
+    details = result.details
+    if "element_count" in details:
+        return _rows_found(details)
+    observed = plain(details.get("observed_value"))
+    if isinstance(check, NewestRow):
+        return f"the newest row is of {observed}" if observed else "no row has a time"
+    if check.expect == "target_balance":
+        return f"{share(observed)} of the rows are of the positive class" if observed is not None else "no row"
+    parts = [f"observed {_text(observed)}"] if observed is not None else []
+    if details.get("partial_unexpected_list"):
+        parts.append(f"unexpected: {_listed(plain(details['partial_unexpected_list']))}")
+    if details.get("details"):
+        parts.append(_text(plain(details["details"])))
+    return "; ".join(parts) or ("it holds" if result.success else "it does not hold")
+
+
+def _rows_found(details: Any) -> str:
+    rows, count = details["element_count"], details["unexpected_count"] or 0
+    if count == 0:
+        return f"none of {rows:,} rows fails"
+    examples = [value for value in plain(details.get("partial_unexpected_list", [])) if value is not None]
+    shown = f", for example {_listed(examples)}" if examples else ""
+    return f"{count:,} of {rows:,} rows ({share(count / rows)}) fail{'s' if count == 1 else ''}{shown}"
+
+
+def _way_out(check: Check, result: Result) -> str:
+    if "element_count" in result.details and isinstance(check, Expectation) and check.rows == "keep":
+        return "correct the source; or set such rows aside with `rows: quarantine`; or change the check in the suite"
+    return "correct the source, or change the check in the suite"
+
+
+def _listed(values: list[Any]) -> str:
+    return ", ".join(dict.fromkeys(_text(value) for value in values[:_SHOWN]))
+
+
+def _text(value: Any) -> str:
+    text = f"{value:.6g}" if isinstance(value, float) else str(value)
+    return text if len(text) <= 200 else text[:197] + "..."

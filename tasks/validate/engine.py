@@ -1,0 +1,118 @@
+"""Great Expectations, reduced to what is needed: expectations about one pandas frame, aggregates first.
+
+The BASIC result format counts the failing rows and shows a few of them. Only when rows are to be set aside are their
+numbers fetched, and then without the values and without the query text that Great Expectations would make of them.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tasks.core.errors import AssayError
+
+_COUNTS = {"result_format": "BASIC", "partial_unexpected_count": 5}
+_ROW_NUMBERS = {
+    "result_format": "COMPLETE",
+    "partial_unexpected_count": 0,
+    "exclude_unexpected_values": True,
+    "return_unexpected_index_query": False,
+}
+_ERROR_NAMES = re.compile(r"^(?:\w+\.)*(\w+): ", re.MULTILINE)
+#: Errors that arguments can cause which do not fit the column or the engine.
+_OF_THE_SUITE = frozenset(
+    {"TypeError", "ValueError", "NameError", "SyntaxError", "UndefinedVariableError", "NotImplementedError", "error",
+     "PatternError", "OverflowError", "MetricProviderError", "MetricComputationError", "ParserError", "DataError",
+     "ArrowInvalid", "ArrowNotImplementedError", "InvalidExpectationConfigurationError", "ZeroDivisionError"}
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Result:
+    """What Great Expectations says of one expectation.
+
+    Attributes:
+        success: whether it holds.
+        details: its result dictionary ("observed_value", or "unexpected_count", "element_count", ...).
+        raised: None, or what went wrong: such an expectation neither holds nor fails.
+        by_suite: whether what went wrong is of a kind that a suite's arguments cause.
+        original: Great Expectations' own result object.
+    """
+
+    success: bool
+    details: Mapping[str, Any]
+    raised: str | None
+    by_suite: bool
+    original: Any
+
+
+class Engine:
+    """An ephemeral context with the pandas engine, no analytics and no progress bars of its own."""
+
+    def __init__(self) -> None:
+        os.environ["GX_ANALYTICS_ENABLED"] = "false"
+        import great_expectations as gx
+        from great_expectations.data_context.types.base import ProgressBarsConfig
+
+        # It logs every exception that it also returns.
+        logging.getLogger("great_expectations").setLevel(logging.ERROR)
+        self.context = gx.get_context(mode="ephemeral")
+        self.context.enable_analytics(False)
+        self.context.variables.progress_bars = ProgressBarsConfig(globally=False)
+        asset = self.context.data_sources.add_pandas("rows").add_dataframe_asset("snapshot")
+        self._whole = asset.add_batch_definition_whole_dataframe("whole")
+
+    def validate(self, frame: Any, expectations: Mapping[int, Any]) -> dict[int, Result]:
+        """Judge one ``pandas.DataFrame``.
+
+        Args:
+            frame: the rows, with a plain range index.
+            expectations: number -> expectation, made with ``meta={"number": number}`` (results come in another order).
+
+        Raises:
+            AssayError: if an expectation got no result (a bug).
+        """
+        found = {r.expectation_config.meta["number"]: _result(r) for r in self._run(frame, expectations, _COUNTS)}
+        if found.keys() != expectations.keys():
+            missing = sorted(expectations.keys() - found.keys())
+            raise AssayError("every check must get a result", f"checks {missing} got none", "report this as a bug")
+        return found
+
+    def failing_rows(self, frame: Any, number: int, expectation: Any, count: int) -> NDArray[np.int64]:
+        """Row numbers (ascending) of the ``count`` rows that fail a row-level expectation.
+
+        Raises:
+            AssayError: if Great Expectations names another number of rows than it counted (a bug).
+        """
+        details = self._run(frame, {number: expectation}, _ROW_NUMBERS)[0].result
+        rows = np.unique(np.asarray(details.get("unexpected_index_list", []), dtype=np.int64))
+        if len(rows) != count:
+            found = f"check {number} counted {count} failing rows and named {len(rows)}"
+            raise AssayError("a count of failing rows must agree with the rows", found, "report this as a bug")
+        return rows
+
+    def _run(self, frame: Any, expectations: Mapping[int, Any], result_format: dict[str, Any]) -> list[Any]:
+        import great_expectations as gx
+
+        batch = self._whole.get_batch({"dataframe": frame})
+        suite = gx.ExpectationSuite(name="checks", expectations=list(expectations.values()))
+        return list(batch.validate(suite, result_format=result_format).results)
+
+
+def _result(original: Any) -> Result:
+    details = original.exception_info or {}
+    # One exception of the expectation itself, or one for each metric that it needed.
+    exceptions = [details] if "raised_exception" in details else list(details.values())
+    raised = [e for e in exceptions if e["raised_exception"]]
+    if not raised:
+        return Result(bool(original.success), original.result or {}, None, False, original)
+    names = set(_ERROR_NAMES.findall(str(raised[0]["exception_traceback"])))
+    text = " ".join(str(raised[0]["exception_message"]).split())
+    return Result(False, {}, text, bool(names & _OF_THE_SUITE), original)

@@ -1,0 +1,215 @@
+"""Runs a suite's checks over a snapshot, a group of columns at a time, and says what became of each.
+
+Checks with ``rows: quarantine`` come first and see every row. All others judge the rows that are left, for it is
+those that later stages learn from. Checks about the same columns share one frame; memory follows the widest group.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tasks.core.errors import AssayError, UsageError
+from tasks.core.log import progress
+from tasks.core.sections import nearest
+from tasks.core.settings import moment
+from tasks.validate import describe
+from tasks.validate.engine import Engine, Result
+from tasks.validate.expectations import TYPE_EXPECTATIONS, build, columns_named, columns_read
+from tasks.validate.outcome import Outcome
+from tasks.validate.snapshot import Mask, Snapshot
+from tasks.validate.suite import Check, Expectation, NewestRow, Suite, TargetBalance
+
+_SEVERITY = {"error": "critical", "warning": "warning"}
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A check that can be run: its place in the suite and its Great Expectations object."""
+
+    number: int
+    check: Check
+    expectation: Any
+
+
+@dataclass
+class Judge:
+    """The state of one validation.
+
+    Attributes:
+        suite: the checks.
+        snapshot: the rows.
+        max_share: largest share of rows that may be set aside.
+        now: where ages are counted from, unless the suite says so.
+        outcomes: check number -> what became of it, filled by the methods.
+        set_aside: check number -> int64 row numbers, ascending.
+        originals: Great Expectations' own results, for its Data Docs.
+    """
+
+    suite: Suite
+    snapshot: Snapshot
+    max_share: float
+    now: datetime = field(default_factory=lambda: datetime.now(UTC))
+    outcomes: dict[int, Outcome] = field(default_factory=dict)
+    set_aside: dict[int, NDArray[np.int64]] = field(default_factory=dict)
+    originals: list[Any] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.engine = Engine()
+        self._raised: list[tuple[str, Result]] = []
+        self._broken = {o.column for o in self.columns() if o.outcome == "failed"}
+        self._broken |= {c.arguments["column"] for c in self._expectations("expect_column_to_exist")
+                         if c.arguments["column"] not in self.snapshot.columns}  # fmt: skip
+
+    def columns(self) -> list[Outcome]:
+        """What became of the suite's list of columns."""
+        return [_column(name, kind, self.snapshot.columns) for name, kind in self.suite.columns.items()]
+
+    def quarantine(self) -> Mask:
+        """Run the checks that set rows aside; bool [rows], True where the row is set aside."""
+        checks = self._planned(lambda c: isinstance(c, Expectation) and c.rows == "quarantine")
+        for columns, group in _grouped(checks, self.snapshot.columns, "setting rows aside"):
+            frame = self.snapshot.frame(columns)
+            for planned, result in self._results(frame, group):
+                self.outcomes[planned.number] = self._set_aside(frame, planned, result)
+        mask = np.zeros(self.snapshot.rows, dtype=np.bool_)
+        for rows in self.set_aside.values():
+            mask[rows] = True
+        return mask
+
+    def _set_aside(self, frame: Any, planned: Planned, result: Result) -> Outcome:
+        count = int(result.details.get("unexpected_count") or 0)
+        strict = isinstance(planned.check, Expectation) and "mostly" in planned.check.arguments
+        too_many = count > self.max_share * self.snapshot.rows
+        if count == 0 or too_many or (strict and not result.success):
+            limit = self.max_share if too_many else None
+            return describe.check(planned.check, result, count == 0, limit)
+        rows = self.engine.failing_rows(frame, planned.number, planned.expectation, count)
+        self.set_aside[planned.number] = rows
+        return describe.quarantined(planned.check, result)
+
+    def rest(self, keep: Mask, positive: NDArray[np.float64] | None, target: str) -> None:
+        """Run all other checks over the rows that are left.
+
+        Args:
+            keep: bool [rows].
+            positive: float64 [kept rows], 1 for the positive class, 0 for the other, NaN for none; None if the target
+                is not fit to be judged.
+            target: the target's name.
+
+        Raises:
+            UsageError: if a check cannot be evaluated because its arguments do not fit.
+            AssayError: if a check cannot be evaluated for another reason (a bug).
+        """
+        import pandas as pd
+
+        done = set(self.outcomes)
+        self._from_schema()
+        about_rows = self._planned(lambda c: isinstance(c, Expectation | NewestRow) and not _about_table(c), done)
+        for columns, group in _grouped(about_rows, self.snapshot.columns, "checking"):
+            self._judge(self.snapshot.frame(columns, keep), group)
+        self._judge(self.snapshot.empty_frame(), self._planned(_about_table, done))
+        balance = self._planned(lambda c: isinstance(c, TargetBalance), done, target)
+        if positive is None:
+            for planned in balance:
+                self.outcomes[planned.number] = describe.not_run(planned.check, "the target is not fit to be judged")
+        else:
+            self._judge(pd.DataFrame({target: positive}), balance)
+        self._complain()
+
+    def _from_schema(self) -> None:
+        for number, check in enumerate(self.suite.checks):
+            if isinstance(check, Expectation) and check.expect in TYPE_EXPECTATIONS and not self._obstacle(check):
+                kind = self.snapshot.columns[check.arguments["column"]]
+                allowed = check.arguments.get("type_list", [check.arguments.get("type_")])
+                self.outcomes[number] = describe.typed(check, kind, kind in allowed)
+
+    def _judge(self, frame: Any, group: Iterable[Planned]) -> None:
+        for planned, result in self._results(frame, group):
+            self.outcomes[planned.number] = describe.check(planned.check, result, result.success)
+
+    def _results(self, frame: Any, group: Iterable[Planned]) -> Iterator[tuple[Planned, Result]]:
+        by_number = {planned.number: planned for planned in group}
+        if not by_number:
+            return
+        results = self.engine.validate(frame, {number: p.expectation for number, p in by_number.items()})
+        for number, result in sorted(results.items()):
+            self.originals.append(result.original)
+            if result.raised is None:
+                yield by_number[number], result
+            else:
+                self._raised.append((f"checks.{number} ({describe.title(by_number[number].check)})", result))
+
+    def _planned(self, wanted: Callable[[Check], bool], done: Iterable[int] = (), target: str = "") -> list[Planned]:
+        """The wanted checks that can be run; those that cannot get their outcome here."""
+        planned = []
+        for number, check in enumerate(self.suite.checks):
+            if number in done or number in self.outcomes or not wanted(check):
+                continue
+            if obstacle := self._obstacle(check):
+                self.outcomes[number] = describe.not_run(check, obstacle)
+            else:
+                planned.append(Planned(number, check, self._expectation(number, check, target)))
+        return planned
+
+    def _obstacle(self, check: Check) -> str:
+        if _about_table(check) or isinstance(check, TargetBalance):
+            return ""
+        named = columns_named(check.expect, check.arguments) if isinstance(check, Expectation) else [check.column]
+        broken = [name for name in named if name in self._broken]
+        return f"column {broken[0]} is absent or of another type" if broken else ""
+
+    def _expectation(self, number: int, check: Check, target: str) -> Any:
+        common = {"meta": {"number": number}, "severity": _SEVERITY[check.severity]}
+        if isinstance(check, NewestRow):
+            oldest = (moment(check.as_of) if check.as_of else self.now) - timedelta(days=check.not_older_than_days)
+            arguments: dict[str, Any] = {"column": check.column, "min_value": oldest}
+            return build("expect_column_max_to_be_between", arguments, self.snapshot.columns, **common)
+        if isinstance(check, TargetBalance):
+            arguments = {"column": target, "min_value": check.min_share, "max_value": check.max_share}
+            return build("expect_column_mean_to_be_between", arguments, {}, **common)
+        return build(check.expect, check.arguments, self.snapshot.columns, **common)
+
+    def _expectations(self, name: str) -> list[Expectation]:
+        return [c for c in self.suite.checks if isinstance(c, Expectation) and c.expect == name]
+
+    def _complain(self) -> None:
+        if not self._raised:
+            return
+        found = "".join(f"\n    - {title}: {result.raised}" for title, result in self._raised)
+        rule = "a check must be one that can be evaluated on its column"
+        if all(result.by_suite for _, result in self._raised):
+            raise UsageError(rule, found, "correct the suite: arguments or row conditions do not fit the column")
+        raise AssayError(rule, found, "this is a bug in Great Expectations or in Assay, not in the suite: report it")
+
+
+def _about_table(check: Check) -> bool:
+    """Whether the check is about the columns as such, so that no row has to be read."""
+    return isinstance(check, Expectation) and (
+        check.expect == "expect_column_to_exist" or check.expect.startswith("expect_table_column")
+    )
+
+
+def _grouped(
+    planned: Iterable[Planned], columns: Mapping[str, str], what: str
+) -> Iterator[tuple[tuple[str, ...], list[Planned]]]:
+    groups: dict[tuple[str, ...], list[Planned]] = {}
+    for one in planned:
+        groups.setdefault(columns_read(one.check, columns), []).append(one)
+    yield from progress(groups.items(), what, total=len(groups))
+
+
+def _column(name: str, kind: str, columns: Mapping[str, str]) -> Outcome:
+    found = columns.get(name)
+    if found == kind:
+        return Outcome("column", f"is there with type {kind}", "passed", f"found {found}", name)
+    if found is None:
+        way_out = f"add the column to the source, or correct `columns:` in the suite ({nearest(name, columns)})"
+        return Outcome("column", f"is there with type {kind}", "failed", "no such column", name, way_out=way_out)
+    way_out = f"correct the source, give the column `{kind}` under ingest.types, or correct `columns:` in the suite"
+    return Outcome("column", f"is there with type {kind}", "failed", f"found {found}", name, way_out=way_out)

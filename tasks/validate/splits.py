@@ -1,0 +1,112 @@
+"""Which row goes where: by time, at random, within classes, by whole groups, or as a column says."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tasks.core.settings import GroupSplit, PredefinedSplit, RandomSplit, Shares, Split, StratifiedSplit, TimeSplit
+from tasks.validate.rules import PARTS, Target
+from tasks.validate.snapshot import Mask, Snapshot
+
+ASIDE = -1
+TRAIN, VALIDATION, TEST = 0, 1, 2
+
+Parts = NDArray[np.int8]
+
+
+def assign(split: Split, snapshot: Snapshot, keep: Mask, target: Target, seed: int) -> Parts:
+    """The part of every row.
+
+    Args:
+        split: how to split.
+        snapshot: the rows; the split's column is there, of the right type, with a value in each row that is left.
+        keep: bool [rows], the rows that are left.
+        target: the target, for a stratified split.
+        seed: seed of whatever is random.
+
+    Returns:
+        int8 [rows]: index in :data:`~tasks.validate.rules.PARTS`, or :data:`ASIDE` for a row that is set aside.
+    """
+    random = np.random.default_rng([seed, 0])
+    rows = np.flatnonzero(keep)
+    parts = np.full(len(keep), ASIDE, dtype=np.int8)
+    match split:
+        case TimeSplit():
+            parts[rows] = _by_time(split, snapshot)[rows]
+        case RandomSplit():
+            _at_random(split, rows, parts, random)
+        case StratifiedSplit():
+            for code in range(len(target.classes)):
+                _at_random(split, rows[target.codes[rows] == code], parts, random)
+        case GroupSplit():
+            parts[rows] = _by_group(split, snapshot, rows, random)
+        case PredefinedSplit():
+            parts[rows] = _predefined(split, snapshot)[rows]
+    return parts
+
+
+def draw_calibration(parts: Parts, count: int, seed: int) -> Mask:
+    """bool [rows]: exactly ``count`` rows out of train, drawn with a seed (they stay in train too)."""
+    random = np.random.default_rng([seed, 1])
+    drawn = np.zeros(len(parts), dtype=np.bool_)
+    drawn[random.choice(np.flatnonzero(parts == TRAIN), count, replace=False, shuffle=False)] = True
+    return drawn
+
+
+def microseconds(snapshot: Snapshot, column: str) -> NDArray[np.int64]:
+    """A timestamp column as int64 [rows], microseconds since 1970 in UTC; 0 where there is none."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    times: NDArray[np.int64] = pc.fill_null(snapshot.column(column).cast(pa.int64()), 0).to_numpy()
+    return times
+
+
+def _by_time(split: TimeSplit, snapshot: Snapshot) -> Parts:
+    # Rows of the same moment fall between the same two boundaries, so ties stay together.
+    boundaries = [np.datetime64(moment.replace(tzinfo=None), "us").astype(np.int64) for moment in split.boundaries]
+    return np.searchsorted(boundaries, microseconds(snapshot, split.column), side="right").astype(np.int8)
+
+
+def _at_random(split: Shares, rows: NDArray[np.int64], parts: Parts, random: np.random.Generator) -> None:
+    shuffled = random.permutation(rows)
+    validation = _rounded(len(rows) * split.validation)
+    test = _rounded(len(rows) * split.test)
+    parts[shuffled] = TRAIN
+    parts[shuffled[:validation]] = VALIDATION
+    parts[shuffled[validation : validation + test]] = TEST
+
+
+def _by_group(split: GroupSplit, snapshot: Snapshot, rows: NDArray[np.int64], random: np.random.Generator) -> Parts:
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    encoded = snapshot.column(split.column).take(pa.array(rows)).combine_chunks().dictionary_encode()
+    # In sorted order, so that the draw depends on the groups and not on the order of the rows.
+    order = pc.sort_indices(encoded.dictionary).to_numpy()
+    group = np.empty(len(order), dtype=np.int64)
+    group[order] = np.arange(len(order))
+    group_of_row = group[encoded.indices.to_numpy()]
+    sizes = np.bincount(group_of_row, minlength=len(order))
+    shuffled = random.permutation(len(order))
+    # A group belongs where its middle falls: as near to the wanted shares of rows as whole groups allow.
+    middles = np.cumsum(sizes[shuffled]) - sizes[shuffled] / 2
+    ends = np.array([split.validation, split.validation + split.test]) * len(rows)
+    part = np.empty(len(order), dtype=np.int8)
+    part[shuffled] = np.array([VALIDATION, TEST, TRAIN], dtype=np.int8)[np.searchsorted(ends, middles, side="right")]
+    found: Parts = part[group_of_row]
+    return found
+
+
+def _predefined(split: PredefinedSplit, snapshot: Snapshot) -> Parts:
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    codes = pc.index_in(snapshot.column(split.column), value_set=pa.array(PARTS))
+    found: Parts = pc.fill_null(codes, ASIDE).to_numpy().astype(np.int8)
+    return found
+
+
+def _rounded(value: float) -> int:
+    return int(value + 0.5)

@@ -1,0 +1,126 @@
+"""Writes the parts as Parquet files while reading the snapshot once, a row group at a time.
+
+Memory holds one row group of the snapshot and less than one of each part. Equal rows give equal bytes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import ExitStack
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tasks.core.log import progress
+from tasks.validate.rules import PARTS
+from tasks.validate.snapshot import Mask, Snapshot
+from tasks.validate.splits import ASIDE, Parts
+
+GROUP_ROWS = 65_536
+
+
+def write_parts(
+    snapshot: Snapshot, out: Path, parts: Parts, calibration: Mask, reasons: Mapping[str, NDArray[np.int64]]
+) -> None:
+    """Write ``train``, ``validation``, ``test``, ``fresh``, ``calibration`` and ``quarantine`` (``.parquet``).
+
+    Args:
+        snapshot: the rows.
+        out: the folder.
+        parts: int8 [rows], index in :data:`~tasks.validate.rules.PARTS` or -1 for a row set aside.
+        calibration: bool [rows], the rows of ``calibration``.
+        reasons: reason -> int64 row numbers that are set aside for it, ascending.
+
+    Each file has the snapshot's columns after ``row`` (int64: the row's number in the snapshot); ``quarantine`` has
+    ``reason`` (string) at the end.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    schema = pq.read_schema(snapshot.path).remove_metadata().insert(0, pa.field("row", pa.int64()))
+    texts, told = _joined(np.flatnonzero(parts == ASIDE), reasons), 0
+    first = 0
+    with ExitStack() as stack:
+        files = {name: stack.enter_context(_Part(out / f"{name}.parquet", schema)) for name in (*PARTS, "calibration")}
+        aside = schema.append(pa.field("reason", pa.string()))
+        quarantine = stack.enter_context(_Part(out / "quarantine.parquet", aside))
+        for table in progress(snapshot.row_groups(), "writing the splits"):
+            end = first + len(table)
+            numbered = table.add_column(0, "row", pa.array(np.arange(first, end))).cast(schema)
+            here = parts[first:end]
+            for index, name in enumerate(PARTS):
+                files[name].add(_where(numbered, here == index))
+            files["calibration"].add(_where(numbered, calibration[first:end]))
+            left_out = _where(numbered, here == ASIDE)
+            quarantine.add(left_out.append_column("reason", texts.slice(told, len(left_out))).cast(aside))
+            told += len(left_out)
+            first = end
+
+
+def _where(table: Any, mask: Mask) -> Any:
+    import pyarrow as pa
+
+    count = int(np.count_nonzero(mask))
+    if count in (0, len(mask)):
+        return table.slice(0, count)
+    return table.filter(pa.array(mask))
+
+
+def _joined(rows: NDArray[np.int64], reasons: Mapping[str, NDArray[np.int64]]) -> Any:
+    """One text for each row set aside: its reasons, with a semicolon between them (a ``pyarrow.StringArray``)."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    columns = []
+    for reason, of in reasons.items():
+        applies = np.zeros(len(rows), dtype=np.bool_)
+        applies[np.searchsorted(rows, of)] = True
+        columns.append(pc.if_else(pa.array(applies), pa.scalar(reason), pa.scalar(None, pa.string())))
+    if not columns:
+        return pa.array([], pa.string())
+    return pc.binary_join_element_wise(*columns, "; ", null_handling="skip")
+
+
+class _Part:
+    """A Parquet file that is given rows in pieces of any size and writes full row groups."""
+
+    def __init__(self, path: Path, schema: Any) -> None:
+        import pyarrow.parquet as pq
+
+        self._writer = pq.ParquetWriter(path, schema, compression="zstd")
+        self._pending: list[Any] = []
+        self._rows = 0
+
+    def __enter__(self) -> _Part:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            if kind is None:
+                self._flush(self._rows)
+        finally:
+            self._writer.close()
+
+    def add(self, table: Any) -> None:
+        """Take some rows."""
+        if not len(table):
+            return
+        self._pending.append(table)
+        self._rows += len(table)
+        if self._rows >= GROUP_ROWS:
+            self._flush(self._rows - self._rows % GROUP_ROWS)
+
+    def _flush(self, count: int) -> None:
+        import pyarrow as pa
+
+        if not count:
+            return
+        rows = pa.concat_tables(self._pending)
+        self._writer.write_table(rows.slice(0, count), row_group_size=GROUP_ROWS)
+        self._rows -= count
+        self._pending = [rows.slice(count)] if self._rows else []

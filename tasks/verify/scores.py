@@ -1,0 +1,50 @@
+"""Scores of the exported file on test, in a process that holds nothing but deploy's code."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from deploy.rows import read_npz
+from tasks.core.errors import IntegrityError
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from tasks.core.workloads.tabular.preprocess import Preprocess
+
+
+@dataclass(frozen=True)
+class Exported:
+    """Answers of an exported model: probability float32 [rows], and the provider that ran it."""
+
+    probabilities: np.ndarray
+    provider: str
+
+
+def score_exported(folder: Path, preprocess: Preprocess, rows: pa.Table, device: str) -> Exported:
+    """Score rows with ``folder/model.onnx`` in a separate process.
+
+    Raises:
+        IntegrityError: if the process fails, with what it said.
+    """
+    with tempfile.TemporaryDirectory() as scratch:
+        given, answers = Path(scratch) / "rows.npz", Path(scratch) / "answers.npz"
+        columns: dict[str, Any] = preprocess.raw_inputs(rows)
+        np.savez(given, **columns)
+        command = [sys.executable, "-m", "deploy.score", str(folder), str(given), str(answers), "--device", device]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode != 0:
+            raise IntegrityError(
+                "the exported model must score the test rows in a process of its own",
+                f"exit code {done.returncode}: {done.stderr.strip()[-2000:]}",
+                "run `dvc repro --force compress` to export it anew",
+            )
+        result = read_npz(answers)
+    return Exported(result["probability"][:, 0], str(result["provider"]))
