@@ -1,0 +1,88 @@
+"""Room `export`: the verified file and its evidence become a bundle that explains itself."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tasks.core import files, manifest
+from tasks.core.errors import IntegrityError, NotProven
+from tasks.core.log import log
+from tasks.core.manifest import Manifest
+from tasks.core.stage import StageSettings
+
+if TYPE_CHECKING:
+    import numpy as np
+    import pyarrow as pa
+
+    from tasks.core.workloads.tabular.preprocess import Preprocess
+
+#: Largest difference between the bundled file's and the verified file's answers.
+_TOLERANCE = 1e-6
+
+
+def run(settings: StageSettings, inputs: Mapping[str, Path], out: Path) -> Manifest:
+    """Leave the bundle's reproducible files, and publish ``<dist_dir>/<name>/<version>/`` with provenance and hashes.
+
+    Raises:
+        NotProven: without an ACCEPT of exactly this model file.
+        IntegrityError: if the bundled file does not answer as the verified one on every test row.
+    """
+    import pyarrow.parquet as pq
+
+    from tasks.core.workloads.tabular.preprocess import Preprocess
+    from tasks.export import card, contents, provenance
+    from tasks.export.publish import publish
+
+    base = settings.base
+    stages = {stage: manifest.read(settings.artifacts / stage) for stage in ("ingest", *inputs)}
+    _require_accept(inputs, stages["compress"])
+    preprocess = Preprocess.load(inputs["tune"] / "preprocess.json")
+    rows = pq.read_table(inputs["validate"] / "test.parquet")
+    verified = pq.read_table(inputs["verify"] / "predictions.parquet")["shipped"].to_numpy()
+
+    contents.copy_verified(inputs["compress"], inputs["verify"], out)
+    count = settings.own.golden_rows
+    contents.write_golden(out, preprocess, rows.slice(0, count), verified[:count])
+    contents.write_metrics(out, stages)
+    card.write(out, base, settings.own, stages)
+
+    def prove(folder: Path) -> None:
+        _prove_same_answers(folder, preprocess, rows, verified, base.device)
+
+    digest = contents.digest(out)
+    dist = settings.root / base.dist_dir / base.name
+    version = publish(dist, out, digest, provenance.collect(settings, stages, digest), prove)
+    settings.measured["bundle"] = version.relative_to(settings.root).as_posix()
+    log.info("export: %s", settings.measured["bundle"])
+    roles = {path.relative_to(out).as_posix(): "bundle" for path in out.rglob("*") if path.is_file()}
+    return manifest.build("export", settings.hash, inputs, out, roles, {}, {"name": base.name, "digest": digest})
+
+
+def _require_accept(inputs: Mapping[str, Path], compressed: Manifest) -> None:
+    verdict = files.read_json(inputs["verify"] / "verdict.json")
+    model = compressed.files["model.onnx"].sha256
+    if verdict["verdict"] != "ACCEPT" or verdict["model_sha256"] != model:
+        raise NotProven(
+            "only a model with an ACCEPT verdict is exported",
+            f"{verdict['verdict']} for model {verdict['model_sha256'][:12]}; the chosen file is {model[:12]}",
+            "run `dvc repro verify`",
+        )
+
+
+def _prove_same_answers(
+    folder: Path, preprocess: Preprocess, rows: pa.Table, verified: np.ndarray, device: str
+) -> None:
+    import numpy as np
+
+    from tasks.core.scoring import score_exported
+
+    answers = score_exported(folder, preprocess, rows, device).probabilities
+    worst = float(np.max(np.abs(answers - verified))) if len(answers) == len(verified) else float("inf")
+    if not worst <= _TOLERANCE:
+        raise IntegrityError(
+            f"the bundled file must answer as the verified file did, within {_TOLERANCE}",
+            f"{len(answers)} answers to {len(verified)} test rows, largest difference {worst}",
+            "verify on the machine that exports: run `dvc repro --force verify`",
+        )

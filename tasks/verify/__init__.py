@@ -34,9 +34,9 @@ def run(settings: StageSettings, inputs: Mapping[str, Path], out: Path) -> Manif
     import pyarrow.parquet as pq
 
     from tasks.core import devices
+    from tasks.core.scoring import score_exported
     from tasks.core.workloads.tabular.model import load_original
     from tasks.verify import bootstrap, judge
-    from tasks.verify.scores import score_exported
 
     own, base = settings.own, settings.base
     rows = pq.read_table(inputs["validate"] / "test.parquet")

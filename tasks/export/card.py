@@ -1,0 +1,44 @@
+"""The model card: written from the evidence in the bundle, and from nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from deploy.signature import Signature
+from tasks.core import files
+from tasks.core.manifest import Manifest
+from tasks.core.settings import Base, Export
+
+
+def write(out: Path, base: Base, settings: Export, stages: Mapping[str, Manifest]) -> None:
+    """Write ``README.md`` into the bundle from its ``metrics.json``, ``verdict.json`` and ``signature.json``."""
+    environment = Environment(
+        loader=PackageLoader("tasks.export"),
+        autoescape=False,  # noqa: S701 - Markdown, not HTML
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters["cell"] = _cell
+    verdict = files.read_json(out / "verdict.json")
+    text = environment.get_template("card.md.j2").render(
+        base=base,
+        settings=settings,
+        metrics=files.read_json(out / "metrics.json")["metrics"],
+        verdict=verdict,
+        line=verdict["lines"][0],
+        signature=Signature.read(out / "signature.json"),
+        data=stages["validate"].facts,
+        chosen=stages["compress"].facts["chosen"],
+        candidates=stages["compress"].facts["candidates"],
+    )
+    files.write_text(out / "README.md", text)
+
+
+def _cell(value: object) -> str:
+    """Text that cannot break out of a cell of a Markdown table."""
+    return str(value).replace("|", "\\|").replace("\n", " ").replace("`", "'").replace("<", "&lt;")

@@ -1,0 +1,90 @@
+"""Puts a bundle under ``dist/<name>/<version>/``: whole or not at all, and never over another one."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from deploy import bundle
+from tasks.core import files
+from tasks.core.errors import IntegrityError
+
+
+def publish(
+    dist: Path, contents: Path, digest: str, provenance: Mapping[str, Any], prove: Callable[[Path], None]
+) -> Path:
+    """Publish the bundle, or find that this very content is published already.
+
+    A version is ``<number>-<first 12 digits of the digest>``; numbers count up and are not used twice. Everything is
+    written to a hidden folder, proven there, then renamed.
+
+    Args:
+        dist: ``dist/<name>``.
+        contents: the reproducible files.
+        digest: their identity.
+        provenance: written as ``provenance.json``.
+        prove: called with the complete bundle before it gets its name; raises to refuse it.
+
+    Returns:
+        The version's folder.
+
+    Raises:
+        IntegrityError: if the same content is published but no longer whole, or by ``prove``.
+    """
+    from filelock import FileLock
+
+    dist.mkdir(parents=True, exist_ok=True)
+    with FileLock(dist / ".lock"):
+        for leftover in dist.glob(".partial-*"):
+            shutil.rmtree(leftover)
+        published = find(dist, digest)
+        if published is not None:
+            bundle.check(published)
+            prove(published)
+            return published
+        version = f"{_next_number(dist)}-{digest[:12]}"
+        partial = dist / f".partial-{version}"
+        try:
+            shutil.copytree(contents, partial)
+            files.write_json(partial / "provenance.json", provenance)
+            bundle.write_manifest(partial)
+            prove(partial)
+            _flush(partial)
+            partial.rename(dist / version)
+        except BaseException:
+            shutil.rmtree(partial, ignore_errors=True)
+            raise
+        files.write_text(dist / ".last", f"{version}\n")
+    return dist / version
+
+
+def find(dist: Path, digest: str) -> Path | None:
+    """The published version with this content, if there is one.
+
+    Raises:
+        IntegrityError: if several versions claim it.
+    """
+    found = sorted(path for path in dist.glob(f"[0-9]*-{digest[:12]}") if path.is_dir())
+    if len(found) > 1:
+        names = ", ".join(path.name for path in found)
+        raise IntegrityError("a content has one version", f"{dist} holds {names}", "remove the copies")
+    return found[0] if found else None
+
+
+def _next_number(dist: Path) -> int:
+    """One above the highest number ever used here, also if that version was deleted since."""
+    names = [path.name for path in dist.iterdir() if path.is_dir()]
+    last = dist / ".last"
+    names += [last.read_text(encoding="utf-8").strip()] if last.is_file() else []
+    numbers = [int(name.partition("-")[0]) for name in names if name.partition("-")[0].isdigit()]
+    return max(numbers, default=0) + 1
+
+
+def _flush(folder: Path) -> None:
+    for path in folder.rglob("*"):
+        if path.is_file():
+            with path.open("rb") as file:
+                os.fsync(file.fileno())
