@@ -44,7 +44,9 @@ def check(folder: Path) -> None:
 
 def _parse(manifest: Path) -> dict[str, str]:
     entries: dict[str, str] = {}
-    for number, line in enumerate(manifest.read_text(encoding="utf-8").splitlines(), 1):
+    # What is not UTF-8 becomes a name that no file has.
+    text = manifest.read_text(encoding="utf-8", errors="replace").removesuffix("\n")
+    for number, line in enumerate(text.split("\n"), 1):
         digest, _, name = line.partition("  ")
         path = PurePosixPath(name)
         if len(digest) != 64 or not name or path.is_absolute() or ".." in path.parts or name in entries:

@@ -25,17 +25,19 @@ def read_csv(path: Path, signature: Signature) -> dict[str, np.ndarray]:
         raise UsageError("rows come from a CSV file", f"{path} does not exist", "name an existing file")
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
-            header, *rows = list(csv.reader(file)) or [[]]
+            reader = csv.reader(file, strict=True)  # else an unclosed quote swallows the rest of the file
+            header = next(reader, [])
+            numbered = [(reader.line_num, row) for row in reader if row]
     except (UnicodeDecodeError, csv.Error) as error:
         raise DataRejected("rows must be UTF-8 CSV", f"{path}: {error}", "save the file as UTF-8 CSV") from error
     twice = sorted({name for name in header if header.count(name) > 1})
-    ragged = [number for number, row in enumerate(rows, 2) if row and len(row) != len(header)]
+    ragged = [line for line, row in numbered if len(row) != len(header)]
     if not header or twice or ragged:
-        found = "no header" if not header else f"columns given twice: {twice}" if twice else f"lines {ragged[:5]}"
+        found = "no header" if not header else f"columns given twice: {twice}" if twice else f"line {ragged[0]}"
         raise DataRejected("a CSV needs one header and rows of its length", f"{path}: {found}", "correct the file")
-    kept = [row for row in rows if row]
+    rows = [row for _, row in numbered]
     wanted = {tensor.name for tensor in signature.inputs}
-    return {name: _column(kept, index) for index, name in enumerate(header) if name in wanted}
+    return {name: _column(rows, index) for index, name in enumerate(header) if name in wanted}
 
 
 def _column(rows: list[list[str]], index: int) -> np.ndarray:

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from deploy.errors import AssayError
+from deploy.errors import AssayError, MachineError
 from deploy.predictor import Predictor
 from deploy.rows import read_npz
 
@@ -30,16 +30,18 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     try:
         predictor = Predictor.open(options.folder, options.device, options.threads)
-        outputs = predictor.predict(read_npz(options.rows))
+        arrays: dict[str, Any] = {"provider": np.array(predictor.provider), **predictor.predict(read_npz(options.rows))}
+        np.savez(options.out, **arrays)
     except AssayError as error:
         print(error, file=sys.stderr)
         return error.exit_code
+    except OSError as error:
+        print(error, file=sys.stderr)
+        return MachineError.exit_code
     foreign = [name for name in _FOREIGN if name in sys.modules]
     if foreign:
         print(f"the scoring process must hold deploy's code only; found {foreign}", file=sys.stderr)
         return 1
-    arrays: dict[str, Any] = {"provider": np.array(predictor.provider), **outputs}
-    np.savez(options.out, **arrays)
     return 0
 
 

@@ -17,6 +17,8 @@ _NUMPY = {"FP32": np.float32, "INT64": np.int64, "BYTES": np.object_}
 #: An absent value, by datatype: what stands for it in the tensor.
 MISSING: Mapping[str, Any] = {"FP32": float("nan"), "INT64": int(np.iinfo(np.int64).min), "BYTES": ""}
 
+_WORDS = {"false": 0, "true": 1}
+
 
 @dataclass(frozen=True)
 class Tensor:
@@ -116,14 +118,17 @@ def _convert(values: np.ndarray, datatype: str) -> np.ndarray:
         array = array[:, 0]
     if array.ndim != 1:
         raise ValueError(f"shape {array.shape}")
+    if array.dtype.kind not in "OUSbiuf":
+        raise ValueError(f"got {array.dtype}")
     if datatype == "BYTES":
         return _as_text(array)[:, None]
     if array.dtype.kind in "OUS":
-        missing = MISSING[datatype]
-        python = int if datatype == "INT64" else float
-        array = np.array([missing if _is_missing(value) else python(value) for value in array], _NUMPY[datatype])
+        missing, one = MISSING[datatype], _integer if datatype == "INT64" else float
+        array = np.array([missing if _is_missing(value) else one(value) for value in array], _NUMPY[datatype])
     if datatype == "INT64" and array.dtype.kind == "f":
         array = _whole_numbers(array)
+    if datatype == "INT64" and array.dtype.kind == "u" and (array > np.uint64(np.iinfo(np.int64).max)).any():
+        raise ValueError("beyond int64")
     with np.errstate(over="ignore"):  # beyond float32's range is infinity, which the graph answers like any extreme
         return array.astype(_NUMPY[datatype])[:, None]
 
@@ -132,18 +137,37 @@ def _as_text(array: np.ndarray) -> np.ndarray:
     if array.dtype.kind not in "OUS":
         raise ValueError(f"got {array.dtype}")
     text = np.empty(len(array), np.object_)
-    text[:] = ["" if _is_missing(value) else str(value) for value in array]
+    text[:] = ["" if _is_missing(value) else _text(value) for value in array]
     return text
+
+
+def _text(value: Any) -> str:
+    return value.decode() if isinstance(value, bytes) else str(value)
+
+
+def _integer(value: Any) -> int:
+    """A whole number: an integer, a whole float, or a text of either; true and false, as CSV files have them."""
+    if isinstance(value, (str, bytes)):
+        text = _text(value).strip()
+        if text.lower() in _WORDS:
+            return _WORDS[text.lower()]
+        value = float(text) if "." in text or "e" in text.lower() else int(text)
+    if value != int(value):
+        raise ValueError("got fractions")
+    return int(value)
 
 
 def _whole_numbers(array: np.ndarray) -> np.ndarray:
     missing = np.isnan(array)
-    if not np.equal(np.mod(array[~missing], 1), 0).all():
+    known = array[~missing]
+    if not np.equal(np.trunc(known), known).all():
         raise ValueError("got fractions")
+    if (np.abs(known) >= 2.0**63).any():
+        raise ValueError("beyond int64")
     result = np.full(len(array), MISSING["INT64"], np.int64)
-    result[~missing] = array[~missing].astype(np.int64)
+    result[~missing] = known.astype(np.int64)
     return result
 
 
 def _is_missing(value: Any) -> bool:
-    return value is None or value == "" or (isinstance(value, float) and math.isnan(value))
+    return value is None or value in ("", b"") or (isinstance(value, float) and math.isnan(value))

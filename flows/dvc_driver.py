@@ -6,6 +6,7 @@ of Prefect: it calls ``conduct`` once per stage, and ``conduct`` calls back to h
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import signal
@@ -18,6 +19,7 @@ from typing import Any, ClassVar
 
 from flows.dvc_rwlock import forget_dead_owners
 from flows.pipeline import Pipeline
+from tasks.core import files
 from tasks.core.errors import AssayError, DataRejected, IntegrityError, NotProven, PromotionRefused, UsageError
 from tasks.core.log import log_file
 from tasks.core.process import DRIVER_VARIABLE
@@ -27,7 +29,6 @@ class Outcome(Enum):
     """What became of a stage that ended well."""
 
     UNCHANGED = "unchanged"
-    RESTORED = "restored from DVC's run cache"
     RAN = "ran"
 
 
@@ -71,21 +72,20 @@ def reproduce(pipeline: Pipeline, conduct: Conduct, forced: Callable[[str], bool
     from dvc.repo.reproduce import _reproduce_stage
 
     def hook(stage: Any, force: bool = False, **options: Any) -> Any:
-        def done() -> Outcome:
-            nonlocal result
-            before = _modified(log)
-            with _stage_errors(stage.name, log):
-                result = _reproduce_stage(stage, force=force or forced(stage.name), **options)
-            if result is None:
-                return Outcome.UNCHANGED
-            return Outcome.RAN if _modified(log) != before else Outcome.RESTORED
-
         log = log_file(pipeline.artifacts, stage.name)
         result = None
+
+        def done() -> Outcome:
+            nonlocal result
+            with _stage_errors(stage.name, log):
+                result = _reproduce_stage(stage, force=force or forced(stage.name), **options)
+            return Outcome.UNCHANGED if result is None else Outcome.RAN
+
         conduct(stage.name, done)
         return result
 
-    with _dvc_errors():
+    _quieten()
+    with _dvc_errors(), files.machine_errors(pipeline.repo / ".dvc"):
         forget_dead_owners(pipeline.repo)
         with Repo(str(pipeline.repo)) as repo:
             try:
@@ -94,6 +94,13 @@ def reproduce(pipeline: Pipeline, conduct: Conduct, forced: Callable[[str], bool
                 if error.__cause__ is None:
                     raise
                 raise error.__cause__  # noqa: B904 (the wrapper says nothing that its cause does not)
+
+
+def _quieten() -> None:
+    """DVC's lines about stages would stand between the stages' own; its warnings are shown, once."""
+    logger = logging.getLogger("dvc")
+    logger.setLevel(logging.WARNING)
+    logger.propagate = False
 
 
 def _stage_environment() -> dict[str, str]:
@@ -105,10 +112,6 @@ def _stage_environment() -> dict[str, str]:
     }
 
 
-def _modified(path: Path) -> int | None:
-    return path.stat().st_mtime_ns if path.is_file() else None
-
-
 @contextmanager
 def _stage_errors(stage: str, log: Path) -> Iterator[None]:
     from dvc.stage.exceptions import StageCmdFailedError
@@ -117,6 +120,10 @@ def _stage_errors(stage: str, log: Path) -> Iterator[None]:
         yield
     except StageCmdFailedError as error:
         raise stage_error(stage, exit_status(str(error)), log) from None
+    except FileNotFoundError as error:  # what DVC says of a dependency that is not there
+        raise UsageError(
+            f"what stage {stage} reads must exist", f"{error.filename} does not", "correct the params file, or make it"
+        ) from error
 
 
 def exit_status(message: str) -> int | None:

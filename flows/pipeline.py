@@ -58,23 +58,37 @@ class Pipeline:
         return self.root / self.settings.base.dist_dir / self.settings.base.name
 
 
-def prepare(params: Path) -> Pipeline:
-    """Check a params file and its surroundings, and see to it that its pipeline exists.
+def inspect(params: Path) -> Pipeline:
+    """Check a params file and its surroundings; change nothing.
 
     Raises:
         SettingsError: every mistake of the params file.
-        UsageError: no Git or DVC repository, an artifacts folder that DVC cannot track, or a foreign ``dvc.yaml``.
+        UsageError: no Git or DVC repository, a key that DVC needs and does not find, an artifacts folder that DVC
+            cannot track, or a foreign ``dvc.yaml``.
     """
     params = params.absolute()
     settings = load(params)
     repo = _dvc_repository(params.parent)
+    _check_what_dvc_reads(params, settings)
     _check_artifacts_dir(params, settings, repo)
     dvc_yaml = _home(params)
-    if params.name == "params.yaml" and dvc_yaml.is_file() and not _is_ours(dvc_yaml):
-        _check_stages(dvc_yaml)
-    else:
-        _write_if_out_of_step(dvc_yaml, params)
+    if dvc_yaml.is_file() and not _is_ours(dvc_yaml):
+        _check_foreign(dvc_yaml, params)
     return Pipeline(params, settings, repo, dvc_yaml)
+
+
+def prepare(params: Path) -> Pipeline:
+    """:func:`inspect` a params file, and see to it that its pipeline exists and is in step with the template."""
+    pipeline = inspect(params)
+    dvc_yaml = pipeline.dvc_yaml
+    if dvc_yaml.is_file() and not _is_ours(dvc_yaml):
+        return pipeline
+    text = _MARK + _dump(derive(_template(), pipeline.params, dvc_yaml))
+    if not dvc_yaml.is_file() or dvc_yaml.read_text(encoding="utf-8") != text:
+        with files.machine_errors(dvc_yaml.parent):
+            dvc_yaml.parent.mkdir(exist_ok=True)
+            files.write_text(dvc_yaml, text)
+    return pipeline
 
 
 def _dvc_repository(folder: Path) -> Path:
@@ -96,14 +110,26 @@ def _dvc_repository(folder: Path) -> Path:
     return parent
 
 
+def _check_what_dvc_reads(params: Path, settings: Params) -> None:
+    """DVC knows no defaults: what dvc.yaml names must stand in the file."""
+    absent = [f"`{stage}: {{}}`" for stage in STAGES if stage not in _given(settings)]
+    if "artifacts_dir" not in settings.base.model_fields_set:
+        folder = settings.base.artifacts_dir
+        absent.append(f"`artifacts_dir: {folder if params.name == 'params.yaml' else f'{folder}/{params.stem}'}`")
+    if absent:
+        raise UsageError(
+            "every stage's section and base.artifacts_dir must stand in the params file, because dvc.yaml reads them",
+            f"{params} lacks {len(absent)} of them",
+            f"add {', '.join(absent)}",
+        )
+
+
+def _given(settings: Params) -> set[str]:
+    return {Params.model_fields[name].alias or name for name in settings.model_fields_set}
+
+
 def _check_artifacts_dir(params: Path, settings: Params, repo: Path) -> None:
     given = settings.base.artifacts_dir
-    if "artifacts_dir" not in settings.base.model_fields_set:
-        raise UsageError(
-            "base.artifacts_dir must stand in the params file, because dvc.yaml reads it there",
-            f"{params} does not set it",
-            f"add `artifacts_dir: {given if params.name == 'params.yaml' else f'{given}/{params.stem}'}` under `base:`",
-        )
     inside = (params.parent / given).resolve().is_relative_to(repo.resolve())
     if Path(given).is_absolute() or not inside:
         raise UsageError(
@@ -130,14 +156,15 @@ def _is_ours(dvc_yaml: Path) -> bool:
     return dvc_yaml.read_text(encoding="utf-8").startswith(_MARK)
 
 
-def _check_stages(dvc_yaml: Path) -> None:
+def _check_foreign(dvc_yaml: Path, params: Path) -> None:
+    """A hand-written pipeline is used as it is, if it is one for ``params.yaml`` and whole."""
     stages = (_read(dvc_yaml) or {}).get("stages") or {}
     missing = [stage for stage in STAGES if stage not in stages]
-    if missing:
+    if params.name != "params.yaml" or missing:
         raise UsageError(
-            f"{dvc_yaml} must hold the stages {', '.join(STAGES)}",
-            f"without {', '.join(missing)}",
-            "give your params file another name than params.yaml: its pipeline then gets a folder of its own",
+            f"{dvc_yaml} is where the pipeline of {params.name} belongs",
+            "another pipeline is there" + (f", without {', '.join(missing)}" if missing else ""),
+            f"rename {params.name} (not to params.yaml), or move that pipeline",
         )
 
 
@@ -150,20 +177,6 @@ def _read(dvc_yaml: Path) -> Any:
     except YAMLError as error:
         found = " ".join(str(error).split())
         raise UsageError("a pipeline must be YAML", f"{dvc_yaml}: {found}", "correct it") from error
-
-
-def _write_if_out_of_step(dvc_yaml: Path, params: Path) -> None:
-    if dvc_yaml.is_file() and not _is_ours(dvc_yaml):
-        raise UsageError(
-            f"{dvc_yaml} is where the pipeline of {params.name} belongs",
-            "another pipeline is there",
-            f"rename {params.name}, or move that pipeline",
-        )
-    text = _MARK + _dump(derive(_template(), params, dvc_yaml))
-    if not dvc_yaml.is_file() or dvc_yaml.read_text(encoding="utf-8") != text:
-        with files.machine_errors(dvc_yaml.parent):
-            dvc_yaml.parent.mkdir(exist_ok=True)
-            files.write_text(dvc_yaml, text)
 
 
 def _template() -> Any:

@@ -7,13 +7,14 @@ from typing import Any
 
 from tasks.core import files, manifest
 from tasks.core.log import log_file
+from tasks.core.reports import rejected_folder
 
 _REPORTS = {"validate": "report.html", "verify": "verdict.json"}
 
 
 def report(artifacts: Path, stage: str, passed: bool) -> Path | None:
     """A stage's report, if it has one: among its outputs, or apart from them if it rejected what it was given."""
-    folder = artifacts / stage if passed else artifacts / "rejected" / stage
+    folder = artifacts / stage if passed else rejected_folder(artifacts, stage)
     path = folder / _REPORTS[stage] if stage in _REPORTS else None
     return path if path and path.is_file() else None
 

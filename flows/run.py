@@ -7,13 +7,14 @@ run.serve(name="nightly", cron="0 2 * * *", parameters={"params": "/srv/flights/
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from prefect import Task, flow
+from prefect import State, Task, flow
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import TaskRun
-from prefect.states import Completed, Failed, State
+from prefect.states import Completed, Failed
 
 from flows import interruptible
 from flows.bundles import export_must_run
@@ -69,7 +70,7 @@ def _run_stages(pipeline: Pipeline, force: str | None, retries: int) -> dict[str
     return outcomes
 
 
-def _task(stage: str, attempt: Any, retries: int) -> Task[[], Any]:
+def _task(stage: str, attempt: Callable[[], State[Any]], retries: int) -> Task[[], State[Any]]:
     """The Prefect task of a stage. DVC is the one cache; a second one would disagree with it sooner or later."""
     return Task(
         attempt,
@@ -97,7 +98,7 @@ def _attempt(pipeline: Pipeline, stage: str, done: StageDone) -> Outcome | Assay
         if error.exit_code in VERDICT_CODES:
             publish(pipeline.artifacts, stage, passed=False)
         return error
-    if outcome is not Outcome.RAN:
+    if outcome is Outcome.UNCHANGED:
         print(f"{stage}: {outcome.value}", file=sys.stderr)
     publish(pipeline.artifacts, stage, passed=True)
     return outcome
@@ -106,7 +107,7 @@ def _attempt(pipeline: Pipeline, stage: str, done: StageDone) -> Outcome | Assay
 def _state(result: Outcome | AssayError) -> State[Any]:
     if isinstance(result, AssayError):
         return _failed(result)
-    return Completed(name="Completed" if result is Outcome.RAN else "Cached", message=result.value)
+    return Completed(name="Cached" if result is Outcome.UNCHANGED else "Completed", message=result.value)
 
 
 def _failed(error: AssayError) -> State[Any]:

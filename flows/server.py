@@ -59,6 +59,11 @@ class TemporaryServer:
             )
         return self
 
+    @property
+    def pid(self) -> int:
+        """Id of the server's process."""
+        return self._process.pid
+
     def ready(self) -> str:
         """Wait until the server answers; return its API's URL.
 

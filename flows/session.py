@@ -6,11 +6,12 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from flows.pipeline import Pipeline
 from flows.server import TemporaryServer
 from tasks.core import files
-from tasks.core.errors import UsageError
+from tasks.core.errors import MachineError, UsageError
 
 _DRAIN_SECONDS = 10.0
 
@@ -24,8 +25,8 @@ def conduct(pipeline: Pipeline, force: str | None = None, retries: int = 0) -> d
     with _alone(pipeline.artifacts), _prefect(pipeline.artifacts):
         from flows.run import run
 
-        outcomes: dict[str, str] = run(str(pipeline.params), force, retries)
-        return outcomes
+        outcomes: Any = run(str(pipeline.params), force, retries)
+        return dict(outcomes)
 
 
 @contextmanager
@@ -52,10 +53,11 @@ def _alone(artifacts: Path) -> Iterator[None]:
 @contextmanager
 def _prefect(artifacts: Path) -> Iterator[None]:
     """A Prefect API to report to: the one that is configured, else a temporary server."""
-    from prefect.settings import PREFECT_API_URL, temporary_settings
+    from prefect.settings import PREFECT_API_URL, PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
 
     _quiet()
-    if PREFECT_API_URL.value():
+    if url := PREFECT_API_URL.value():
+        check_answers(url)
         try:
             yield
         finally:
@@ -63,13 +65,29 @@ def _prefect(artifacts: Path) -> Iterator[None]:
         return
     with TemporaryServer(artifacts) as server:
         import dvc.repo.reproduce  # noqa: F401 (while the server starts)
+
         import flows.run  # noqa: F401
 
-        with temporary_settings({PREFECT_API_URL: server.ready()}):
+        # Nobody watches a temporary server for missing heartbeats, and stopping them costs a second.
+        with temporary_settings({PREFECT_API_URL: server.ready(), PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}):
             try:
                 yield
             finally:
                 _deliver()
+
+
+def check_answers(url: str) -> None:
+    """Raise :class:`MachineError` if the configured Prefect API does not answer."""
+    from prefect.client.orchestration import get_client
+
+    with get_client(sync_client=True) as client:
+        problem = client.api_healthcheck()
+    if problem is not None:
+        raise MachineError(
+            "the Prefect server that PREFECT_API_URL names must answer",
+            f"{url}: {problem}",
+            "start that server, or unset PREFECT_API_URL: a run then starts a server of its own",
+        )
 
 
 def _quiet() -> None:

@@ -27,7 +27,7 @@ class Follower:
         self._level = logging.INFO
 
     def new_lines(self) -> list[tuple[int, str]]:
-        """The complete lines since the last call: (logging level, text). A line without a level has its predecessor's."""
+        """The complete lines since the last call: (logging level, text); a line without a level goes on at the last."""
         stamp = self._stamp()
         if stamp is None or stamp == self._told:
             return []

@@ -44,6 +44,8 @@ def _run(stage: str, path: Path) -> int:
     except AssayError as error:
         print(f"{stage}: {error}", file=sys.stderr)
         return error.exit_code
+    except KeyboardInterrupt as error:  # before there was a log
+        return exit_code(error)
     return 0
 
 

@@ -21,7 +21,7 @@ from tasks.core.metrics import auc
 from tasks.core.stage import StageSettings
 from tasks.core.workloads.tabular import graph
 from tasks.core.workloads.tabular.model import load_original
-from tasks.core.workloads.tabular.preprocess import Preprocess
+from tasks.core.workloads.tabular.preprocess import OUTPUT, Preprocess
 
 _BATCH = 4096
 
@@ -37,6 +37,7 @@ class Built:
 
 def candidates(settings: StageSettings, inputs: Mapping[str, Path], out: Path) -> Built:
     """Write ``<name>.onnx`` for fp32 and every method into ``out``, and score each on validation."""
+    target = manifest.read(inputs["validate"]).facts["target"]
     original = load_original(inputs["tune"])
     preprocess = original.preprocess
     core = graph.export_network(original.network, preprocess)
@@ -45,11 +46,11 @@ def candidates(settings: StageSettings, inputs: Mapping[str, Path], out: Path) -
     calibration = {name: array for name, array in (("numbers", numbers), ("codes", codes)) if array.shape[1]}
     metadata = {
         "assay.name": settings.base.name,
-        "assay.target": settings.base.target,
+        "assay.target": target,
         "assay.tune_manifest": manifest.identity(inputs["tune"]),
     }
     validation = pq.read_table(inputs["validate"] / "validation.parquet")
-    raw, labels = graph_inputs(preprocess, validation), preprocess.labels(validation, settings.base.target)
+    raw, labels = graph_inputs(preprocess, validation), preprocess.labels(validation, target)
     networks = {"fp32": core} | {method: _METHODS[method](core, calibration) for method in settings.own.methods}
     built = []
     for name, network in networks.items():
@@ -74,7 +75,7 @@ def _scores(path: Path, raw: Mapping[str, np.ndarray], device: str) -> np.ndarra
     session = open_session(path, device)
     count = len(next(iter(raw.values())))
     parts = [
-        session.run([graph.OUTPUT], {name: array[start : start + _BATCH] for name, array in raw.items()})[0]
+        session.run([OUTPUT], {name: array[start : start + _BATCH] for name, array in raw.items()})[0]
         for start in range(0, count, _BATCH)
     ]
     return np.concatenate(parts)[:, 0]

@@ -73,7 +73,7 @@ def _problem(
     drop = reference.auc - candidate.auc
     if not drop <= max_metric_drop:  # also true for NaN
         return f"AUC on validation falls by {drop:.5f}, more than {max_metric_drop}"
-    slower = [batch for batch, lap in laps.items() if lap.ratio_low > 1 + max_slowdown]
+    slower = [batch for batch, lap in laps.items() if not lap.ratio_low <= 1 + max_slowdown]  # NaN is no proof
     if slower:
         return f"slower than fp32 by more than {max_slowdown:.0%} at batch {', '.join(map(str, slower))}"
     return None

@@ -6,6 +6,8 @@ import logging
 import math
 import tempfile
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -44,9 +46,7 @@ def quantize(core: onnx.ModelProto, calibration: dict[str, np.ndarray]) -> onnx.
                 return None
             return {name: array[start : start + _BATCH] for name, array in calibration.items()}
 
-    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        logging.getLogger().setLevel(logging.ERROR)
+    with tempfile.TemporaryDirectory() as folder, _quiet():
         plain, prepared, result = (Path(folder) / f"{name}.onnx" for name in ("plain", "prepared", "result"))
         onnx.save(core, plain)
         quant_pre_process(plain, prepared, skip_symbolic_shape=True)
@@ -64,6 +64,20 @@ def quantize(core: onnx.ModelProto, calibration: dict[str, np.ndarray]) -> onnx.
         )
         model: onnx.ModelProto = onnx.load(result)
     return model
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """onnxruntime's quantizer talks through the root logger, about models that it did not prepare itself."""
+    root = logging.getLogger()
+    before = root.level
+    root.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        root.setLevel(before)
 
 
 def _left_in_float(model: onnx.ModelProto) -> list[str]:

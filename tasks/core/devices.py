@@ -22,7 +22,8 @@ def prepare(base: Base) -> torch.device:
     import torch
 
     torch.set_num_threads(base.threads or os.cpu_count() or 1)
-    torch.use_deterministic_algorithms(True)
+    # The same as torch.use_deterministic_algorithms(True), which also loads the compiler: 1.6 s a stage.
+    torch.set_deterministic_debug_mode("error")
     works = torch.cuda.is_available()
     if base.device == "cuda" and not works:
         raise MachineError(

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from tasks.core.errors import MachineError
+from tasks.core.errors import AssayError, MachineError
 
 _CHUNK = 1 << 20
 
@@ -59,7 +59,7 @@ def replaced_folder(final: Path) -> Iterator[Path]:
     """Yield an empty folder beside ``final`` that takes its place when the block ends well.
 
     On any exception the partial folder is removed and ``final`` stays as it was. A kill between the two renames
-    leaves the previous folder under ``.<name>.previous``; the next call puts it back first.
+    leaves the previous folder under ``.<name>.previous``; :func:`recover_folder` puts it back.
     """
     partial, previous = (final.with_name(f".{final.name}.{word}") for word in ("partial", "previous"))
     recover_folder(final)
@@ -67,12 +67,13 @@ def replaced_folder(final: Path) -> Iterator[Path]:
     partial.mkdir(parents=True)
     try:
         yield partial
+        if final.exists():
+            final.rename(previous)
+        partial.rename(final)
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
+        recover_folder(final)
         raise
-    if final.exists():
-        final.rename(previous)
-    partial.rename(final)
     shutil.rmtree(previous, ignore_errors=True)
 
 
@@ -86,30 +87,60 @@ def recover_folder(final: Path) -> None:
             previous.rename(final)
 
 
+_FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
+_FULL_TEXTS = (os.strerror(errno.ENOSPC), "database or disk is full")
+_REFUSED = frozenset({errno.EACCES, errno.EROFS, errno.EPERM})
+_REFUSED_TEXTS = (os.strerror(errno.EROFS), "attempt to write a readonly database")
+_NO_FOLDER = frozenset({errno.ENOTDIR, errno.EEXIST, errno.ENAMETOOLONG})
+
+
 @contextmanager
 def machine_errors(folder: Path) -> Iterator[None]:
-    """Turn "disk full" and "not writable" into a :class:`MachineError` that names the folder.
+    """Turn "disk full", "not allowed" and "a file in the way" into a :class:`MachineError` that names the place.
 
-    Native writers (Arrow, safetensors, ONNX) often drop ``errno``, so the message is searched as well.
+    Native writers (Arrow, safetensors, SQLite) drop ``errno`` and raise types of their own, so messages are searched
+    as well, in its causes too.
     """
     try:
         yield
-    except (OSError, RuntimeError) as error:
-        code = getattr(error, "errno", None)
-        text = str(error)
-        if code in (errno.ENOSPC, errno.EDQUOT) or os.strerror(errno.ENOSPC) in text:
-            raise MachineError(
-                "a stage needs room on the disk for its results",
-                f"no space left while writing under {folder} ({_free_mib(folder)} MiB free)",
-                "free some space, or set base.artifacts_dir to a larger disk; the previous artifacts are untouched",
-            ) from error
-        if code in (errno.EACCES, errno.EROFS, errno.EPERM) or os.strerror(errno.EROFS) in text:
-            raise MachineError(
-                "a stage must be able to write its results",
-                f"{getattr(error, 'filename', None) or folder} is not writable ({text})",
-                "make the folder writable, or set base.artifacts_dir to one that is",
-            ) from error
+    except AssayError:
         raise
+    except Exception as error:
+        refusal = _machine_error(error, folder)
+        if refusal is None:
+            raise
+        raise refusal from error
+
+
+def _machine_error(error: Exception, folder: Path) -> MachineError | None:
+    chain = list(_causes(error))
+    codes = {getattr(link, "errno", None) for link in chain}
+    said = "\n".join(str(link) for link in chain)
+    place = next((link.filename for link in chain if isinstance(link, OSError) and link.filename), folder)
+    if codes & _FULL or any(text in said for text in _FULL_TEXTS):
+        return MachineError(
+            "a stage needs room on the disk for its results",
+            f"no space left while writing {place} ({_free_mib(folder)} MiB free in {folder})",
+            "free some space, or set base.artifacts_dir to a larger disk (temporary files follow TMPDIR); "
+            "the previous artifacts are untouched",
+        )
+    if codes & _REFUSED or any(text in said for text in _REFUSED_TEXTS):
+        return MachineError(
+            "a stage must be allowed to read its inputs and to write its results",
+            f"{place}: {error}",
+            "make it readable or writable, or set base.artifacts_dir to a folder that is",
+        )
+    if isinstance(error, OSError) and error.errno in _NO_FOLDER:
+        return MachineError(
+            "a stage's results need folders of their own", f"{place}: {error}", "choose another base.artifacts_dir"
+        )
+    return None
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__
 
 
 def _free_mib(folder: Path) -> int:

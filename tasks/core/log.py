@@ -22,11 +22,18 @@ def log_file(artifacts: Path, stage: str) -> Path:
     return artifacts / "logs" / f"{stage}.log"
 
 
+class _File(logging.FileHandler):
+    """A log file whose own failure fails the stage, instead of a traceback for each line on standard error."""
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - logging's name
+        raise  # noqa: PLE0704 - logging calls this while it handles the error
+
+
 @contextmanager
 def logging_to(path: Path) -> Iterator[None]:
     """Send the ``assay`` logger to standard error and, afresh, to ``path`` for the length of the block."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    handlers: list[logging.Handler] = [logging.StreamHandler(sys.stderr), logging.FileHandler(path, "w", "utf-8")]
+    handlers: list[logging.Handler] = [logging.StreamHandler(sys.stderr), _File(path, "w", "utf-8")]
     handlers[0].setFormatter(logging.Formatter("%(message)s"))
     handlers[1].setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     log.setLevel(logging.INFO)

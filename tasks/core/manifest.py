@@ -91,9 +91,19 @@ def read(folder: Path, upstream: Mapping[str, Path] | None = None) -> Manifest:
     """Read a stage's manifest and check every file, and the identity of the given upstream stages.
 
     Raises:
-        UsageError: if the stage has not been run.
+        UsageError: if the stage, or one of the given upstream stages, has not been run.
         IntegrityError: if a file is missing, truncated or changed, or the stage was made from another upstream.
     """
+    _require(folder)
+    manifest = _parse(folder)
+    for name, entry in manifest.files.items():
+        _check_file(folder, name, entry)
+    for name, path in (upstream or {}).items():
+        _check_upstream(manifest, name, path)
+    return manifest
+
+
+def _require(folder: Path) -> None:
     stage = folder.name
     if not (folder / NAME).is_file():
         raise UsageError(
@@ -101,12 +111,6 @@ def read(folder: Path, upstream: Mapping[str, Path] | None = None) -> Manifest:
             f"{folder / NAME} does not exist",
             f"run `dvc repro {stage}` (or `python -m tasks {stage}`)",
         )
-    manifest = _parse(folder)
-    for name, entry in manifest.files.items():
-        _check_file(folder, name, entry)
-    for name, path in (upstream or {}).items():
-        _check_upstream(manifest, name, path)
-    return manifest
 
 
 def _parse(folder: Path) -> Manifest:
@@ -137,6 +141,7 @@ def _check_file(folder: Path, name: str, entry: Entry) -> None:
 
 
 def _check_upstream(manifest: Manifest, name: str, path: Path) -> None:
+    _require(path)
     expected, found = manifest.upstream.get(name), identity(path)
     if expected != found:
         raise IntegrityError(

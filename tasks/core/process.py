@@ -26,17 +26,26 @@ def die_with_driver() -> None:
     """End this process when the process that drives it is gone, also when that one was killed by SIGKILL.
 
     The driver is the process named by ``ASSAY_DRIVER_PID``, else the parent. A daemon thread polls: portable, and
-    one system call every half second.
+    one system call every half second. The first process of a container has no parent, and nobody to watch.
     """
     import psutil
 
+    named = int(os.environ.get(DRIVER_VARIABLE) or os.getppid())
+    if named == 0:
+        return
     try:
-        driver = psutil.Process(int(os.environ.get(DRIVER_VARIABLE) or os.getppid()))
-    except (psutil.NoSuchProcess, ValueError):
+        driver = psutil.Process(named)
+    except psutil.NoSuchProcess:
         os._exit(128 + signal.SIGTERM)
 
+    def lives() -> bool:
+        try:
+            return driver.is_running() and driver.status() != psutil.STATUS_ZOMBIE
+        except psutil.NoSuchProcess:  # it ended between the two questions
+            return False
+
     def watch() -> None:
-        while driver.is_running() and driver.status() != psutil.STATUS_ZOMBIE:
+        while lives():
             time.sleep(_POLL_SECONDS)
         print("the process that started this one is gone: stopping", file=sys.stderr, flush=True)
         os.kill(os.getpid(), signal.SIGTERM)

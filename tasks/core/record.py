@@ -22,12 +22,15 @@ def record_file(artifacts: Path, stage: str) -> Path:
     return artifacts / "runs" / f"{stage}.json"
 
 
-def write(artifacts: Path, stage: str, started: datetime, ended: datetime, measured: Mapping[str, Any]) -> None:
+def write(
+    artifacts: Path, stage: str, folder: Path, started: datetime, ended: datetime, measured: Mapping[str, Any]
+) -> None:
     """Write the record of a finished stage.
 
     Args:
         artifacts: folder of all stages' outputs.
         stage: the stage's name.
+        folder: where its output and manifest lie now.
         started: start, with time zone.
         ended: end, with time zone.
         measured: what the stage itself measured (JSON values; times in seconds unless the key says otherwise).
@@ -38,7 +41,7 @@ def write(artifacts: Path, stage: str, started: datetime, ended: datetime, measu
         path,
         {
             "stage": stage,
-            "manifest": manifest.identity(artifacts / stage),
+            "manifest": manifest.identity(folder),
             "started": started.isoformat(timespec="seconds"),
             "seconds": round((ended - started).total_seconds(), 3),
             "peak_rss_mib": peak_rss_mib(),

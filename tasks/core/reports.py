@@ -17,3 +17,8 @@ def publish_rejected(artifacts: Path, stage: str, folder: Path) -> Path:
     shutil.rmtree(kept, ignore_errors=True)
     shutil.copytree(folder, kept)
     return kept
+
+
+def forget_rejected(artifacts: Path, stage: str) -> None:
+    """Remove the reports of a rejected run before the stage runs again: they would speak of other rows."""
+    shutil.rmtree(rejected_folder(artifacts, stage), ignore_errors=True)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from deploy.rows import read_npz
-from tasks.core.errors import IntegrityError
+from tasks.core.errors import IntegrityError, MachineError
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -32,7 +32,8 @@ def score_exported(folder: Path, preprocess: Preprocess, rows: pa.Table, device:
     """Score rows with ``folder/model.onnx`` in a separate process.
 
     Raises:
-        IntegrityError: if the process fails, with what it said.
+        MachineError: if the device or the disk refuses.
+        IntegrityError: if the process fails in another way, with what it said.
     """
     with tempfile.TemporaryDirectory() as scratch:
         given, answers = Path(scratch) / "rows.npz", Path(scratch) / "answers.npz"
@@ -40,6 +41,12 @@ def score_exported(folder: Path, preprocess: Preprocess, rows: pa.Table, device:
         np.savez(given, **columns)
         command = [sys.executable, "-m", "deploy.score", str(folder), str(given), str(answers), "--device", device]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode == MachineError.exit_code:
+            raise MachineError(
+                "the exported model must score the test rows in a process of its own",
+                done.stderr.strip()[-2000:],
+                "give base.device what this machine has, and TMPDIR some room",
+            )
         if done.returncode != 0:
             raise IntegrityError(
                 "the exported model must score the test rows in a process of its own",

@@ -22,9 +22,11 @@ Location = tuple[int | str, ...]
 
 
 class Section(BaseModel):
-    """Base of every section: frozen, no unknown keys, no silent conversion of types."""
+    """Base of every section: frozen, no unknown keys, no silent conversion of types, no NaN and no infinity."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", strict=True, allow_inf_nan=False, use_attribute_docstrings=True
+    )
 
 
 M = TypeVar("M", bound=BaseModel)
@@ -39,7 +41,7 @@ def read_yaml(path: Path, what: str, way_out: str) -> Any:
         way_out: what to do if there is no such file.
 
     Raises:
-        UsageError: if it does not exist, is not UTF-8 or is not YAML.
+        UsageError: if it does not exist, cannot be read, is not UTF-8 or is not YAML.
     """
     from ruamel.yaml import YAML
     from ruamel.yaml.error import YAMLError
@@ -50,8 +52,10 @@ def read_yaml(path: Path, what: str, way_out: str) -> Any:
         return _text_keys(YAML(typ="safe").load(path.read_text(encoding="utf-8")))
     except UnicodeDecodeError as error:
         raise UsageError(f"{what} must be UTF-8", f"{path}: {error}", "save it as UTF-8") from error
-    except YAMLError as error:
-        found = " ".join(str(error).split())
+    except OSError as error:
+        raise UsageError(f"{what} must be readable", f"{path}: {error.strerror}", "make it readable") from error
+    except (YAMLError, RecursionError) as error:
+        found = "it contains itself" if isinstance(error, RecursionError) else " ".join(str(error).split())
         raise UsageError(f"{what} must be YAML with distinct keys", f"{path}: {found}", "correct it") from error
 
 

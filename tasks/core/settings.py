@@ -7,11 +7,12 @@ complete from (kept in ``tasks/core/params.schema.json``; a test keeps the two e
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from datetime import UTC, date, datetime, time
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Discriminator, Field, Tag, model_validator
+from pydantic import AfterValidator, Discriminator, Field, Tag, model_validator
 
 from tasks.core.sections import Section, check, read_yaml, settings_error
 
@@ -199,25 +200,46 @@ Searched = Annotated[
 ]
 
 
+def _every_value(rule: str, fits: Callable[[float], bool]) -> AfterValidator:
+    """A fixed number, both ends of a range, and each choice must fit."""
+
+    def check_values(option: int | float | FloatRange | Choice) -> int | float | FloatRange | Choice:
+        if isinstance(option, FloatRange):
+            values: tuple[float, ...] = (option.low, option.high)
+        else:
+            values = option.choices if isinstance(option, Choice) else (option,)
+        if not all(fits(value) for value in values):
+            raise ValueError(f"every value must be {rule}")
+        return option
+
+    return AfterValidator(check_values)
+
+
+Rate = Annotated[Searched, _every_value("above 0", lambda value: value > 0)]
+Decay = Annotated[Searched, _every_value("at least 0", lambda value: value >= 0)]
+Size = Annotated[Searched, _every_value("a whole number of at least 1", lambda value: value >= 1 and value % 1 == 0)]
+Dropout = Annotated[Searched, _every_value("at least 0 and below 1", lambda value: 0 <= value < 1)]
+
+
 class Space(Section):
     """Hyperparameters: a number is fixed, a range or a list of choices is searched."""
 
-    learning_rate: Searched = FloatRange(low=1e-3, high=6e-3, log=True)
+    learning_rate: Rate = FloatRange(low=1e-3, high=6e-3, log=True)
     """Peak learning rate of AdamW."""
-    weight_decay: Searched = FloatRange(low=1e-2, high=1.0, log=True)
+    weight_decay: Decay = FloatRange(low=1e-2, high=1.0, log=True)
     """Decoupled weight decay of AdamW."""
-    hidden: Searched = Choice(choices=(128, 192, 256))
+    hidden: Size = Choice(choices=(192, 256))
     """Width of the hidden layers."""
-    layers: Searched = Choice(choices=(2, 3))
+    layers: Size = Choice(choices=(2, 3))
     """Number of hidden layers."""
-    dropout: Searched = FloatRange(low=0.0, high=0.4)
+    dropout: Dropout = FloatRange(low=0.2, high=0.5)
     """Dropout after each hidden layer."""
-    feature_dropout: Searched = FloatRange(low=0.2, high=0.5)
+    feature_dropout: Dropout = FloatRange(low=0.2, high=0.4)
     """Share of columns whose embedding is dropped, per row, while training."""
-    number_dim: Searched = 8
+    number_dim: Size = 8
     """Size of a numeric column's embedding."""
-    category_dim: Searched = 8
-    """Largest size of a categorical column's embedding."""
+    category_dim: Size = 4
+    """Size of a categorical column's embedding."""
 
 
 class Features(Section):

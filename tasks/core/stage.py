@@ -103,8 +103,10 @@ def _run_locked(stage: str, settings: StageSettings, out: Path) -> manifest.Mani
         result: manifest.Manifest = room.run(settings, inputs, partial)
         result = replace(result, params=settings.values)
         manifest.write(result, partial)
-    ended = datetime.now(UTC)
-    record.write(settings.artifacts, stage, started, ended, settings.measured)
+        ended = datetime.now(UTC)
+        # Before the folder takes its place: whatever fails leaves the previous output. A record of another manifest
+        # than the one in place is ignored.
+        record.write(settings.artifacts, stage, partial, started, ended, settings.measured)
     log.info("%s: done in %.1f s", stage, (ended - started).total_seconds())
     return result
 

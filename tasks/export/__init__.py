@@ -54,7 +54,8 @@ def run(settings: StageSettings, inputs: Mapping[str, Path], out: Path) -> Manif
     digest = contents.digest(out)
     dist = settings.root / base.dist_dir / base.name
     version = publish(dist, out, digest, provenance.collect(settings, stages, digest), prove)
-    settings.measured["bundle"] = version.relative_to(settings.root).as_posix()
+    inside = version.is_relative_to(settings.root)
+    settings.measured["bundle"] = (version.relative_to(settings.root) if inside else version).as_posix()
     log.info("export: %s", settings.measured["bundle"])
     roles = {path.relative_to(out).as_posix(): "bundle" for path in out.rglob("*") if path.is_file()}
     return manifest.build("export", settings.hash, inputs, out, roles, {}, {"name": base.name, "digest": digest})

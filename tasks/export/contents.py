@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from tasks.core.workloads.tabular.preprocess import Preprocess
 
 
+_GREATEST = float(np.finfo(np.float32).max)
+
+
 def digest(folder: Path) -> str:
     """SHA-256 over the names and hashes of all files of a folder, sorted by name: the bundle's identity."""
     names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
@@ -36,7 +39,8 @@ def copy_verified(compressed: Path, verified: Path, out: Path) -> None:
 def write_golden(out: Path, preprocess: Preprocess, rows: pa.Table, scores: np.ndarray) -> None:
     """A request that the model must answer, and its answer, in the JSON of the Open Inference Protocol.
 
-    A missing number is ``null``: JSON has no NaN.
+    A missing number is ``null``: JSON has no NaN. It has no infinity either; the greatest float32 stands for it, and
+    has the same answer, since the model clips every number to the range seen in training.
 
     Args:
         out: the bundle's folder.
@@ -71,7 +75,7 @@ def write_golden(out: Path, preprocess: Preprocess, rows: pa.Table, scores: np.n
 
 def _plain(value: Any, datatype: str) -> Any:
     if datatype == "FP32":
-        return None if np.isnan(value) else value
+        return None if np.isnan(value) else float(np.clip(value, -_GREATEST, _GREATEST))
     return MISSING[datatype] if value is None else value
 
 

@@ -66,4 +66,5 @@ def dvc_hashes(folder: Path) -> dict[str, str] | None:
     if not lock.is_file():
         return None
     stages = (YAML(typ="safe").load(lock.read_text(encoding="utf-8")) or {}).get("stages", {})
-    return {out["path"]: out["md5"] for stage in stages.values() for out in stage.get("outs", [])}
+    outs = [out for stage in stages.values() for out in stage.get("outs", [])]
+    return {out["path"]: out[out.get("hash", "md5")] for out in outs if out.get("hash", "md5") in out}

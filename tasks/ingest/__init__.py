@@ -1,0 +1,105 @@
+"""`ingest`: from the source that the params name to an immutable snapshot, typed, counted and hashed."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tasks.core import files, manifest
+from tasks.core.errors import DataRejected
+from tasks.core.log import log, progress
+from tasks.core.manifest import Manifest
+from tasks.core.settings import Ingest
+from tasks.core.stage import StageSettings
+
+if TYPE_CHECKING:
+    from tasks.ingest.source import Source
+
+ROWS = "rows.parquet"
+SCHEMA = "schema.json"
+
+
+def run(settings: StageSettings, inputs: Mapping[str, Path], out: Path) -> Manifest:
+    """Write ``rows.parquet`` (row groups of 65,536) and ``schema.json`` into ``out``.
+
+    Facts of the manifest: ``rows``, ``columns`` (name -> type, in file order), ``content_hash`` (of names, types and
+    values; the same for the same data in another format) and ``source`` (provenance).
+
+    Raises:
+        UsageError: if the source is not there, or its card is wrong.
+        DataRejected: if the source is not a readable table with the target in it.
+        IntegrityError: if a packaged archive has the wrong hash.
+        MachineError: if an archive cannot be fetched.
+    """
+    started = time.perf_counter()
+    source, provenance = _open(settings.root, settings.own)
+    columns, rows, content_hash = _write(source, settings, out / ROWS)
+    if not rows:
+        raise DataRejected("a table must have rows", f"{settings.own.source} has none", "check how it was written")
+    # Not the canonical form, which would sort the columns: their order in the file is part of the schema.
+    files.write_text(out / SCHEMA, json.dumps({"columns": columns}, indent=2, ensure_ascii=False) + "\n")
+    seconds = time.perf_counter() - started
+    settings.measured["rows_per_second"] = round(rows / seconds)
+    log.info("ingest: %d rows, %d columns in %.1f s, content %s", rows, len(columns), seconds, content_hash[:12])
+    return manifest.build(
+        "ingest",
+        settings.hash,
+        inputs,
+        out,
+        roles={ROWS: "rows", SCHEMA: "schema"},
+        facts={"rows": rows, "columns": columns, "content_hash": content_hash, "source": provenance},
+    )
+
+
+def _open(root: Path, own: Ingest) -> tuple[Source, dict[str, Any]]:
+    """The source, and where it came from."""
+    from tasks.ingest import locate
+    from tasks.ingest.csv_files import CsvFiles
+    from tasks.ingest.source import ArrowParts, parquet_part
+
+    if locate.is_card(own.source):
+        return _packaged(root, own)
+    paths = locate.files(root, own.source, own.pattern)
+    kind = paths[0].suffix.lower().removeprefix(".")
+    provenance = {"kind": kind, "files": [_name(path, root) for path in paths]}
+    if kind == "csv":
+        return CsvFiles(paths, own.types, own.null_values), provenance
+    return ArrowParts([parquet_part(path) for path in paths], own.types), provenance
+
+
+def _packaged(root: Path, own: Ingest) -> tuple[Source, dict[str, Any]]:
+    from tasks.ingest import archive, flights, locate
+    from tasks.ingest.card import read_card
+    from tasks.ingest.source import ArrowParts, Part
+
+    locate.refuse_pattern(root / own.source, own.pattern)
+    card = read_card(root / own.source)
+    table = flights.read(archive.content(card))  # the only reader so far; the card's schema admits no other
+    part = Part(card.file, table.schema, len(table), lambda: iter(table.to_batches()))
+    return ArrowParts([part], own.types), {"kind": "package", **card.model_dump(exclude={"columns"})}
+
+
+def _write(source: Source, settings: StageSettings, path: Path) -> tuple[dict[str, str], int, str]:
+    """Columns (name -> type), number of rows, content hash."""
+    from tasks.ingest import columns as rules
+    from tasks.ingest import kinds, snapshot
+    from tasks.ingest.source import Widened
+
+    columns = source.guess()
+    rules.check_present(columns, settings.base.target, settings.own.types)
+    while True:
+        try:
+            batches = progress(source.batches(columns), "ingest: blocks of rows")
+            rows, content_hash = snapshot.write(batches, kinds.arrow_schema(columns), path)
+        except Widened as widened:
+            columns = widened.columns
+        else:
+            return {name: kinds.final(kind) for name, kind in columns.items()}, rows, content_hash
+
+
+def _name(path: Path, root: Path) -> str:
+    """A path that is the same on another machine."""
+    return path.relative_to(root).as_posix() if path.is_relative_to(root) else path.name

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import codecs
 import csv
+from collections.abc import Iterator
 from pathlib import Path
 
 from tasks.core.errors import DataRejected
@@ -11,14 +12,17 @@ from tasks.core.errors import DataRejected
 _CHUNK = 1 << 20
 
 
-def diagnosis(path: Path, error: Exception) -> DataRejected:
-    """The error to raise for a file that the parser gave up with ``error``."""
-    return (
-        _not_utf8(path)
-        or _no_rows(path)
-        or _ragged(path)
-        or DataRejected("a CSV file must be readable", f"{path}: {error}", "correct the file, or write it again")
+def diagnosis(path: Path, error: Exception, longest: int) -> DataRejected:
+    """The error to raise for a file that the parser gave up with ``error``; ``longest`` is its limit for a row."""
+    return _not_utf8(path) or _no_rows(path) or _ragged(path) or _unknown(path, error, longest)
+
+
+def _unknown(path: Path, error: Exception, longest: int) -> DataRejected:
+    found = f"{path}: {error}"
+    way_out = (
+        f"look for a row of more than {longest >> 20} MiB or a quote that is never closed, or write the file again"
     )
+    return DataRejected("a CSV file must be readable", found, way_out)
 
 
 def _not_utf8(path: Path) -> DataRejected | None:
@@ -55,19 +59,43 @@ def _no_rows(path: Path) -> DataRejected | None:
 
 def _ragged(path: Path) -> DataRejected | None:
     """The first record with another number of fields than the header."""
+    width = None
+    try:
+        for line, record in _records(path):
+            width = width or len(record)
+            if len(record) != width:
+                return _malformed(f"{path}, line {line}: {len(record)} fields, and {width} in the header")
+    except _Broken as error:
+        return _malformed(str(error))
+    return None
+
+
+def unclosed_quote(path: Path) -> DataRejected | None:
+    """The error to raise for a file in which a quoted field never ends, if it is one."""
+    try:
+        for _ in _records(path, strict=True):
+            pass
+    except _Broken as error:
+        return _malformed(str(error))
+    return None
+
+
+class _Broken(Exception):
+    """A record that the standard library's reader cannot parse."""
+
+
+def _records(path: Path, *, strict: bool = False) -> Iterator[tuple[int, list[str]]]:
+    """The line (from 1) on which each record begins, and its fields; empty lines are skipped."""
     with path.open(encoding="utf-8-sig", newline="") as file:
-        reader = csv.reader(file)
+        reader = csv.reader(file, strict=strict)
         first = 1
         try:
-            width = len(next(record for record in reader if record))
             for record in reader:
-                if record and len(record) != width:
-                    found = f"{path}, line {first}: {len(record)} fields, and {width} in the header"
-                    return _malformed(found)
+                if record:
+                    yield first, record
                 first = reader.line_num + 1
         except csv.Error as error:
-            return _malformed(f"{path}, from line {first} on: {error}")
-    return None
+            raise _Broken(f"{path}, from line {first} on: {error}") from error
 
 
 def _malformed(found: str) -> DataRejected:

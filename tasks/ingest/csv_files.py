@@ -1,9 +1,12 @@
-"""CSV files as a source: one pass while the first block's types hold, two more at most when they do not."""
+"""CSV files as a source: one pass while the types of the first blocks hold, as a rule two more when they do not."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import io
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 import pyarrow as pa
@@ -12,11 +15,13 @@ import pyarrow.csv
 from tasks.core.log import log, progress
 from tasks.ingest import columns as rules
 from tasks.ingest import kinds
-from tasks.ingest.csv_diagnosis import diagnosis
+from tasks.ingest.csv_diagnosis import diagnosis, unclosed_quote
 from tasks.ingest.source import Widened
 
-#: Bytes parsed at a time. A row must fit into it.
-BLOCK = 8 << 20
+#: Bytes parsed at a time: a row must fit, and larger blocks leave the processor's cache and are slower.
+BLOCK = 2 << 20
+#: Blocks of each file that the first guess looks at.
+_GUESS_BLOCKS = 4
 
 
 @dataclass(frozen=True)
@@ -42,18 +47,18 @@ class CsvFiles:
         return None
 
     def guess(self) -> dict[str, str]:
-        """Name -> kind from the first block of every file.
+        """Name -> kind from the first blocks of every file.
 
         Raises:
             DataRejected: if a file is not UTF-8 or not a table, or names repeat or differ between files.
         """
-        headers = {str(path): self._header(path) for path in self.files}
+        headers = {str(path): _header(path) for path in self.files}
         rules.check_same(headers)
-        columns = {name: self.given.get(name, kinds.NULL) for name in self._names()}
+        columns = {name: self.given.get(name, kinds.NULL) for name in headers[str(self.files[0])]}
         for path in self.files:
-            for batch in self._texts(path):
-                self._widen(columns, batch)
-                break
+            with closing(self._texts(path, columns)) as blocks:
+                for block in islice(blocks, _GUESS_BLOCKS):
+                    self._widen(columns, block)
         return columns
 
     def batches(self, columns: dict[str, str]) -> Iterator[pa.RecordBatch]:
@@ -66,7 +71,7 @@ class CsvFiles:
         schema = kinds.arrow_schema(columns)
         for path in self.files:
             row = 0
-            for batch in self._texts(path):
+            for batch in self._texts(path, columns):
                 try:
                     arrays = [
                         kinds.from_texts(batch.column(name), kind, name, inferred=name not in self.given)
@@ -88,7 +93,7 @@ class CsvFiles:
         )  # fmt: skip
         settled = dict(columns)
         for path in self.files:
-            for batch in progress(self._texts(path), f"settling types, {path.name}"):
+            for batch in progress(self._texts(path, columns), f"settling types, {path.name}"):
                 self._widen(settled, batch)
         if settled == columns:  # whole numbers of one block that are not exact among the fractions of another
             settled[misfit.column] = "string"
@@ -102,32 +107,49 @@ class CsvFiles:
             if not kinds.fits(texts, kind):
                 columns[name] = kinds.join(kind, kinds.kind_of_texts(texts))
 
-    def _names(self) -> list[str]:
-        return self._header(self.files[0])
-
-    def _header(self, path: Path) -> list[str]:
-        try:
-            with pyarrow.csv.open_csv(path, pyarrow.csv.ReadOptions(block_size=BLOCK), _parsing()) as reader:
-                names = list(reader.schema.names)
-        except (pa.ArrowInvalid, UnicodeDecodeError) as error:
-            raise diagnosis(path, error) from error
-        rules.check_names(names, str(path))
-        return names
-
-    def _texts(self, path: Path) -> Iterator[pa.RecordBatch]:
+    def _texts(self, path: Path, names: Iterable[str]) -> Generator[pa.RecordBatch]:
         """The file's blocks, every column a string array, missing values null."""
         options = pyarrow.csv.ConvertOptions(
-            column_types=dict.fromkeys(self._names(), pa.string()),
+            column_types=dict.fromkeys(names, pa.string()),
             null_values=list(self.null_values),
             strings_can_be_null=True,
         )
         try:
-            with pyarrow.csv.open_csv(
-                path, pyarrow.csv.ReadOptions(block_size=BLOCK), _parsing(), options
-            ) as reader:
+            with (
+                _QuoteCount(path) as raw,
+                pyarrow.csv.open_csv(raw, pyarrow.csv.ReadOptions(block_size=BLOCK), _parsing(), options) as reader,
+            ):
                 yield from reader
+                odd = raw.quotes % 2
         except pa.ArrowInvalid as error:
-            raise diagnosis(path, error) from error
+            raise diagnosis(path, error, BLOCK) from error
+        if odd and (problem := unclosed_quote(path)):
+            raise problem
+
+
+class _QuoteCount(io.FileIO):
+    """A file that counts the double quotes that are read from it.
+
+    The parser takes a quote that is never closed as closed by the end of the file, with every row after it in one
+    field. Only an odd number of quotes makes that possible.
+    """
+
+    quotes = 0
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        data = super().read(size) or b""
+        self.quotes += data.count(b'"')
+        return data
+
+
+def _header(path: Path) -> list[str]:
+    try:
+        with pyarrow.csv.open_csv(path, pyarrow.csv.ReadOptions(block_size=BLOCK), _parsing()) as reader:
+            names = list(reader.schema.names)
+    except (pa.ArrowInvalid, UnicodeDecodeError) as error:
+        raise diagnosis(path, error, BLOCK) from error
+    rules.check_names(names, str(path))
+    return names
 
 
 def _parsing() -> pyarrow.csv.ParseOptions:

@@ -27,6 +27,8 @@ _ARROW = {
 }
 #: A text is read as the first of these that fits all of them. Integers come first: 0 and 1 are numbers.
 _GUESSES = ("int64", "bool", "float64", "timestamp")
+#: A cast that fails builds an error for every value that does not fit, so a few values are tried first.
+_HEAD = 64
 _EXACT_IN_FLOAT64 = 2.0**53
 _ENDS_IN_A_ZONE = r":\d\d.*(Z|[+-]\d\d(:?\d\d)?)$"
 
@@ -72,7 +74,7 @@ def join(*kinds: str) -> str:
     """The narrowest kind that holds the values of all."""
 
     def two(left: str, right: str) -> str:
-        if left == right or right == NULL:
+        if right in (left, NULL):
             return left
         if left == NULL:
             return right
@@ -91,6 +93,7 @@ def kind_of_texts(texts: pa.Array) -> str:
 def fits(texts: pa.Array, kind: str) -> bool:
     """Whether every text is of an inferred kind."""
     try:
+        _parsed(texts.slice(0, _HEAD), kind, inferred=True)
         _parsed(texts, kind, inferred=True)
     except pa.ArrowInvalid:
         return False
@@ -127,10 +130,7 @@ def _parsed(texts: pa.Array, kind: str, inferred: bool) -> pa.Array:
         return pa.nulls(len(texts), _ARROW[NULL])
     if kind == "timestamp":
         return _timestamps(texts)
-    try:
-        values = pc.cast(texts, _ARROW[kind])
-    except pa.ArrowInvalid:
-        values = pc.cast(pc.utf8_trim_whitespace(texts), _ARROW[kind])
+    values = _numbers(texts, _ARROW[kind])
     if inferred and kind == "bool" and pc.any(pc.match_substring_regex(texts, r"\d")).as_py():
         raise pa.ArrowInvalid("0 and 1 are numbers")
     if inferred and kind == "float64":
@@ -138,14 +138,21 @@ def _parsed(texts: pa.Array, kind: str, inferred: bool) -> pa.Array:
     return values
 
 
-def _timestamps(texts: pa.Array) -> pa.Array:
+def _numbers(texts: pa.Array, data_type: pa.DataType) -> pa.Array:
     try:
+        pc.cast(texts.slice(0, _HEAD), data_type)
+        return pc.cast(texts, data_type)
+    except pa.ArrowInvalid:
+        return pc.cast(pc.utf8_trim_whitespace(texts), data_type)
+
+
+def _timestamps(texts: pa.Array) -> pa.Array:
+    if pc.all(pc.ends_with(texts, "Z")).as_py():
         return pc.cast(texts, _UTC)
-    except pa.ArrowInvalid:  # not all of them name a zone
-        zoned = pc.match_substring_regex(texts, _ENDS_IN_A_ZONE)
-        missing = pa.scalar(None, pa.string())
-        local = pc.cast(pc.if_else(zoned, missing, texts), pa.timestamp("us")).cast(_UTC)
-        return pc.coalesce(pc.cast(pc.if_else(zoned, texts, missing), _UTC), local)
+    zoned = pc.match_substring_regex(texts, _ENDS_IN_A_ZONE)
+    missing = pa.scalar(None, pa.string())
+    local = pc.cast(pc.if_else(zoned, missing, texts), pa.timestamp("us")).cast(_UTC)
+    return pc.coalesce(pc.cast(pc.if_else(zoned, texts, missing), _UTC), local)
 
 
 def _refuse_rounded_integers(texts: pa.Array, values: pa.Array) -> None:

@@ -30,13 +30,12 @@ def files(root: Path, source: str, pattern: str | None) -> list[Path]:
     """
     place = root / source
     if place.is_file():
-        if pattern is not None:
-            found = f"ingest.pattern = {pattern!r}, but {place} is a file"
-            raise UsageError("ingest.pattern belongs to a source that is a folder", found, "remove ingest.pattern")
+        refuse_pattern(place, pattern)
         found_files = [place]
     elif place.is_dir():
         found_files = _in_folder(place, pattern)
     elif _MAGIC & set(source):
+        refuse_pattern(place, pattern)
         found_files = _matching(*_split_glob(place))
     else:
         raise UsageError(
@@ -46,6 +45,13 @@ def files(root: Path, source: str, pattern: str | None) -> list[Path]:
         )
     _check(found_files)
     return found_files
+
+
+def refuse_pattern(source: Path, pattern: str | None) -> None:
+    """Raise :class:`UsageError` if there is a pattern, for a source that is no folder."""
+    if pattern is not None:
+        found = f"ingest.pattern = {pattern!r}, but {source} is no folder"
+        raise UsageError("ingest.pattern belongs to a source that is a folder", found, "remove ingest.pattern")
 
 
 def _in_folder(folder: Path, pattern: str | None) -> list[Path]:

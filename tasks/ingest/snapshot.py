@@ -7,9 +7,7 @@ import json
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -91,31 +89,31 @@ class ContentHash:
         return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _canonical(array: pa.Array) -> Iterator[Any]:
-    """Buffers that are equal exactly when the arrays are."""
-    yield np.packbits(_bytes(array.is_null())) if array.null_count else b"\0"
+def _canonical(array: pa.Array) -> Iterator[bytes | memoryview]:
+    """Bytes that are equal exactly when the arrays are."""
+    yield b"\1" if array.null_count else b"\0"  # the mark keeps the stream of parts unambiguous
+    if array.null_count:
+        yield _values(pc.cast(array.is_null(), pa.uint8()))
     if pa.types.is_string(array.type):
-        filled = pc.fill_null(array, "") if array.null_count else array
-        yield _numbers(pc.binary_length(filled))
-        yield _text_bytes(filled)
-    elif pa.types.is_boolean(array.type):
-        yield _bytes(pc.fill_null(array, False))
-    else:
-        numbers = array.view(pa.int64())
-        yield _numbers(pc.fill_null(numbers, 0) if array.null_count else numbers)
+        texts = pc.fill_null(array, "") if array.null_count else array
+        yield _values(pc.binary_length(texts))
+        yield _text(texts)
+        return
+    numbers = pc.cast(array, pa.uint8()) if pa.types.is_boolean(array.type) else array.view(pa.int64())
+    yield _values(pc.fill_null(numbers, 0) if array.null_count else numbers)
 
 
-def _bytes(booleans: pa.Array) -> Any:
-    return _numbers(pc.cast(booleans, pa.uint8()))
+def _values(array: pa.Array) -> memoryview:
+    """The values' bytes of a numeric array."""
+    width = array.type.bit_width // 8
+    data = memoryview(array.buffers()[1])
+    return data[array.offset * width : (array.offset + len(array)) * width]
 
 
-def _numbers(array: pa.Array) -> Any:
-    return array.to_numpy(zero_copy_only=True).view(np.uint8)
-
-
-def _text_bytes(texts: pa.Array) -> Any:
+def _text(texts: pa.Array) -> bytes | memoryview:
+    """The UTF-8 bytes of all texts, one after the other."""
     _, offsets, data = texts.buffers()
-    if data is None or not len(texts):
+    if data is None:  # all of them are empty
         return b""
-    ends = np.frombuffer(offsets, np.int32)[texts.offset : texts.offset + len(texts) + 1]
-    return memoryview(data)[ends[0] : ends[-1]]
+    ends = memoryview(offsets).cast("i")
+    return memoryview(data)[ends[texts.offset] : ends[texts.offset + len(texts)]]

@@ -127,14 +127,16 @@ def _parquet_batches(path: Path) -> Iterator[pa.RecordBatch]:
         _readable(path),
         pq.ParquetFile(path, buffer_size=_BUFFER, pre_buffer=False, page_checksum_verification=True) as file,
     ):
-        yield from file.iter_batches(GROUP_ROWS)
+        for batch in file.iter_batches(GROUP_ROWS):
+            batch.validate(full=True)  # the decoder trusts texts to be UTF-8
+            yield batch
 
 
 @contextmanager
 def _readable(path: Path) -> Iterator[None]:
     try:
         yield
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         if getattr(error, "errno", None):  # the system's word, not the file's content
             raise
         found = f"{path}: {' '.join(str(error).split())}"

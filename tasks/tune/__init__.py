@@ -61,7 +61,7 @@ def _keep_best(
     for checkpoint in best:
         name = f"trial-{checkpoint.trial}.safetensors"
         shutil.copyfile(objective.folder / name, out / name)
-        model = {key: getattr(checkpoint, key) for key in ("trial", "auc", "epoch", "architecture")}
+        model = {key: getattr(checkpoint, key) for key in ("trial", "auc", "architecture")}
         models.append({"file": name, **model})
     original = best[0]
     files.write_json(out / "models.json", models)

@@ -16,14 +16,12 @@ class Checkpoint:
     Attributes:
         trial: number of the trial that trained it.
         auc: its validation AUC.
-        epoch: the epoch (from 1) that it was taken after.
         architecture: the network's shape (:class:`~tasks.core.workloads.tabular.network.Architecture`).
         seconds: training time; not for hashed outputs.
     """
 
     trial: int
     auc: float
-    epoch: int
     architecture: dict[str, Any]
     seconds: float
 

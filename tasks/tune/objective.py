@@ -25,7 +25,7 @@ _SHAPE = ("hidden", "layers", "number_dim", "category_dim")
 
 @dataclass(frozen=True)
 class Objective:
-    """Callable on (trial, hyperparameters): validation AUC of the best epoch.
+    """Callable on (trial, hyperparameters): validation AUC after the last epoch.
 
     Attributes:
         settings: the stage's section.
@@ -109,7 +109,7 @@ class Objective:
 
         trained = train(network, recipe, self.train_rows, self.validation, seed, report)
         seconds = round(time.perf_counter() - started, 2)
-        kept = checkpoints.Checkpoint(trial.number, trained.auc, trained.epoch, architecture.as_dict(), seconds)
+        kept = checkpoints.Checkpoint(trial.number, trained.auc, architecture.as_dict(), seconds)
         checkpoints.save(self.folder, kept, trained.state)
         return trained.auc
 

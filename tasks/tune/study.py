@@ -1,7 +1,7 @@
 """The search: Optuna proposes, the training answers, and a killed study goes on where it stopped.
 
-The trial that was running when the process died is run again under its own number, and the sampler is seeded anew
-before each proposal; so a resumed study proposes what the uninterrupted one would have.
+The trial that was running when the process died is forgotten and run again under its own number, and the sampler is
+seeded anew before each proposal; so a resumed study proposes and prunes what the uninterrupted one would have.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import optuna
+from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock, JournalStorage
 from optuna.trial import FrozenTrial, TrialState
 
 from tasks.core.errors import NotProven
@@ -23,15 +24,34 @@ _FINISHED = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
 _REDUCTION_FACTOR = 3
 _STARTUP_TRIALS = 4
 
+_FILES = {"journal": "study.log", "sqlite": "study.db"}
+
 Objective = Callable[[optuna.trial.Trial, Mapping[str, float]], float]
 
 
 def open_study(settings: Tune, folder: Path) -> optuna.Study:
-    """The study kept in ``folder``, created if it is not there (journal or SQLite)."""
+    """The study kept in ``folder``, created if it is not there (journal or SQLite); it holds finished trials only.
+
+    An unfinished trial is left behind, not resumed: the parameters and pruner's marks that it has already stored would
+    change its own course and that of the trials after it.
+    """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     folder.mkdir(parents=True, exist_ok=True)
+    path = folder / _FILES[settings.storage]
+    study = _load(settings, path)
+    finished = study.get_trials(states=_FINISHED)
+    if len(finished) < len(study.get_trials(deepcopy=False)):
+        fresh = path.with_name(f"fresh-{path.name}")
+        fresh.unlink(missing_ok=True)
+        _load(settings, fresh).add_trials(finished)
+        fresh.replace(path)
+        study = _load(settings, path)
+    return study
+
+
+def _load(settings: Tune, path: Path) -> optuna.Study:
     return optuna.create_study(
-        storage=_storage(settings.storage, folder),
+        storage=_storage(settings.storage, path),
         study_name="tune",
         direction="maximize",
         pruner=_pruner(settings),
@@ -63,10 +83,7 @@ def search(study: optuna.Study, settings: Tune, seed: int, objective: Objective)
 
 
 def _next_trial(study: optuna.Study, point: Mapping[str, float] | None) -> optuna.trial.Trial:
-    interrupted = study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
-    if interrupted:
-        return optuna.trial.Trial(study, interrupted[0]._trial_id)
-    if point is not None and not study.get_trials(deepcopy=False, states=(TrialState.WAITING,)):
+    if point is not None:
         study.enqueue_trial(dict(point))
     return study.ask()
 
@@ -114,12 +131,32 @@ def write_trials(trials: list[FrozenTrial], path: Path) -> None:
             writer.writerow([*row, *parameters])
 
 
-def _storage(kind: str, folder: Path) -> optuna.storages.BaseStorage:
+def _storage(kind: str, path: Path) -> optuna.storages.BaseStorage:
     if kind == "sqlite":
-        return optuna.storages.RDBStorage(f"sqlite:///{folder / 'study.db'}")
-    from optuna.storages.journal import JournalFileBackend, JournalStorage
+        from sqlalchemy.pool import NullPool
 
-    return JournalStorage(JournalFileBackend(str(folder / "study.log")))
+        return optuna.storages.RDBStorage(f"sqlite:///{path}", engine_kwargs={"poolclass": NullPool})
+    _cut_half_line(path)
+    return JournalStorage(JournalFileBackend(str(path), _NoLock(str(path))))
+
+
+class _NoLock(JournalFileSymlinkLock):
+    """The stage's own lock keeps other writers out; Optuna's lock file would outlive a kill, and stop the next run."""
+
+    def acquire(self) -> bool:
+        return True
+
+    def release(self) -> None:
+        return
+
+
+def _cut_half_line(journal: Path) -> None:
+    """Drop a last line that a full disk or a kill cut short: whatever is appended to it would be lost."""
+    if not journal.is_file():
+        return
+    whole = journal.read_bytes().rfind(b"\n") + 1
+    with journal.open("r+b") as file:
+        file.truncate(whole)
 
 
 def _pruner(settings: Tune) -> optuna.pruners.BasePruner:
@@ -156,4 +193,4 @@ def _values(option: object) -> list[float]:
     shares = [index / (option.points - 1) for index in range(option.points)]
     if option.log:
         return [min(option.low * (option.high / option.low) ** share, option.high) for share in shares]
-    return [option.low + (option.high - option.low) * share for share in shares]
+    return [min(option.low + (option.high - option.low) * share, option.high) for share in shares]

@@ -1,0 +1,120 @@
+"""Validate: which rows are fit for use, and which of them each later stage may see.
+
+A suite of Great Expectations checks and a few rules that always hold judge the snapshot. Rows that fail a check with
+``rows: quarantine`` are set aside with the reason; a failed error rejects the run, and the report says why.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from tasks.core import files, manifest, reports
+from tasks.core.errors import DataRejected
+from tasks.core.log import log
+from tasks.core.manifest import Manifest
+from tasks.core.settings import TimeSplit, Validate
+from tasks.core.stage import StageSettings
+from tasks.validate import data_docs, report, results, splits, suite
+from tasks.validate.examine import Findings, examine
+from tasks.validate.judge import Judge
+from tasks.validate.outcome import Outcome
+from tasks.validate.profile import profile
+from tasks.validate.rules import PARTS
+from tasks.validate.snapshot import Snapshot, open_snapshot
+from tasks.validate.write import write_parts
+
+_ROLES = {f"{name}.parquet": "rows" for name in (*PARTS, "calibration", "quarantine")}
+_ROLES |= {"results.json": "results", "report.html": "report"}
+
+
+def run(settings: StageSettings, inputs: Mapping[str, Path], out: Path) -> Manifest:
+    """Validate and split the snapshot.
+
+    Raises:
+        UsageError: if the suite is absent or wrong, or a check cannot be evaluated.
+        DataRejected: if a rule or an error check fails; the report lies under ``<artifacts>/rejected/validate``.
+    """
+    own: Validate = settings.own
+    reports.forget_rejected(settings.artifacts, "validate")
+    snapshot = open_snapshot(inputs["ingest"])
+    checks = suite.load(settings.root / own.suite, dict(snapshot.columns))
+    log.info("validate: %d checks over %s rows", len(checks.checks), f"{snapshot.rows:,}")
+    seconds: dict[str, float] = settings.measured.setdefault("seconds", {})
+    with _timed(seconds, "checks"):
+        judge = Judge(checks, snapshot, own.max_quarantine_share)
+        found = examine(judge, settings.base, own)
+    with _timed(seconds, "profile"):
+        columns = profile(snapshot)
+    name = settings.base.name
+    whole = results.gather(name, own, snapshot, found.outcomes, found.reasons, found.split_facts, columns)
+    files.write_json(out / "results.json", whole)
+    files.write_text(out / "report.html", report.render(whole))
+    if own.data_docs:
+        with files.replaced_folder(settings.artifacts / "data_docs") as folder:
+            data_docs.build(judge.engine.context, judge.originals, name, folder)
+    _tell(found.outcomes)
+    if found.failed or found.parts is None:
+        raise _rejected(settings, found.failed, out)
+    with _timed(seconds, "splits"):
+        drawn = splits.draw_calibration(found.parts, own.calibration_rows, settings.base.seed)
+        write_parts(snapshot, out, found.parts, drawn, found.reasons)
+    return manifest.build(
+        "validate", settings.hash, inputs, out, _ROLES, _metrics(whole), _facts(settings, snapshot, found)
+    )
+
+
+def _rejected(settings: StageSettings, failed: list[Outcome], out: Path) -> DataRejected:
+    page = reports.publish_rejected(settings.artifacts, "validate", out) / "report.html"
+    lines = "".join(f"\n    - {o.title}\n        found:   {o.found}\n        way out: {o.way_out}" for o in failed)
+    return DataRejected(
+        f"the rows must pass every rule and every error check of {settings.own.suite}",
+        f"{len(failed)} failed{lines}",
+        f"read {page}; the previous artifacts are untouched",
+    )
+
+
+def _tell(outcomes: list[Outcome]) -> None:
+    for outcome in outcomes:
+        if outcome.outcome in ("warning", "quarantined"):
+            log.info("validate: %s: %s: %s", outcome.outcome, outcome.title, outcome.found)
+
+
+def _metrics(whole: Mapping[str, Any]) -> dict[str, float]:
+    counts = whole["counts"]
+    metrics = {
+        "validate.rows": whole["rows"],
+        "validate.quarantined_share": whole["quarantine"]["share"],
+        "validate.checks": sum(counts.values()),
+        "validate.warnings": counts.get("warning", 0),
+    }
+    for split in whole["splits"]:
+        metrics[f"validate.{split['name']}_rows"] = split["rows"]
+        if split["positive_share"] is not None:
+            metrics[f"validate.{split['name']}_positive_share"] = split["positive_share"]
+    return metrics
+
+
+def _facts(settings: StageSettings, snapshot: Snapshot, found: Findings) -> dict[str, Any]:
+    own: Validate = settings.own
+    rows = {split["name"]: split["rows"] for split in found.split_facts}
+    rows |= {"calibration": own.calibration_rows, "quarantine": snapshot.rows - sum(rows.values())}
+    return {
+        "columns": dict(snapshot.columns),
+        "target": settings.base.target,
+        "classes": list(found.target.classes) if found.target else [],
+        "rows": rows,
+        "split": own.split.model_dump(mode="json"),
+        "time_column": own.split.column if isinstance(own.split, TimeSplit) else None,
+        "content_hash": snapshot.content_hash,
+    }
+
+
+@contextmanager
+def _timed(seconds: dict[str, float], what: str) -> Iterator[None]:
+    started = time.perf_counter()
+    yield
+    seconds[what] = round(time.perf_counter() - started, 3)

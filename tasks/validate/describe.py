@@ -90,6 +90,8 @@ def _found(check: Check, result: Result) -> str:
         return f"the newest row is of {observed}" if observed else "no row has a time"
     if check.expect == "target_balance":
         return f"{share(observed)} of the rows are of the positive class" if observed is not None else "no row"
+    if check.expect == "expect_column_to_exist":
+        return "it is there" if result.success else "no such column"
     parts = [f"observed {_text(observed)}"] if observed is not None else []
     if details.get("partial_unexpected_list"):
         parts.append(f"unexpected: {_listed(plain(details['partial_unexpected_list']))}")

@@ -19,7 +19,7 @@ from tasks.core.log import progress
 from tasks.core.sections import nearest
 from tasks.core.settings import moment
 from tasks.validate import describe
-from tasks.validate.engine import Engine, Result
+from tasks.validate.engine import Engine, Result, cheap_collection, let_go
 from tasks.validate.expectations import TYPE_EXPECTATIONS, build, columns_named, columns_read
 from tasks.validate.outcome import Outcome
 from tasks.validate.snapshot import Mask, Snapshot
@@ -73,16 +73,20 @@ class Judge:
     def quarantine(self) -> Mask:
         """Run the checks that set rows aside; bool [rows], True where the row is set aside."""
         checks = self._planned(lambda c: isinstance(c, Expectation) and c.rows == "quarantine")
-        for columns, group in _grouped(checks, self.snapshot.columns, "setting rows aside"):
-            frame = self.snapshot.frame(columns)
-            for planned, result in self._results(frame, group):
-                self.outcomes[planned.number] = self._set_aside(frame, planned, result)
+        with cheap_collection():
+            for columns, group in _grouped(checks, self.snapshot.columns, "setting rows aside"):
+                self._set_aside(self.snapshot.frame(columns), group)
+                let_go()
         mask = np.zeros(self.snapshot.rows, dtype=np.bool_)
         for rows in self.set_aside.values():
             mask[rows] = True
         return mask
 
-    def _set_aside(self, frame: Any, planned: Planned, result: Result) -> Outcome:
+    def _set_aside(self, frame: Any, group: Iterable[Planned]) -> None:
+        for planned, result in self._results(frame, group):
+            self.outcomes[planned.number] = self._set_aside_by(planned, result, frame)
+
+    def _set_aside_by(self, planned: Planned, result: Result, frame: Any) -> Outcome:
         count = int(result.details.get("unexpected_count") or 0)
         strict = isinstance(planned.check, Expectation) and "mostly" in planned.check.arguments
         too_many = count > self.max_share * self.snapshot.rows
@@ -111,8 +115,10 @@ class Judge:
         done = set(self.outcomes)
         self._from_schema()
         about_rows = self._planned(lambda c: isinstance(c, Expectation | NewestRow) and not _about_table(c), done)
-        for columns, group in _grouped(about_rows, self.snapshot.columns, "checking"):
-            self._judge(self.snapshot.frame(columns, keep), group)
+        with cheap_collection():
+            for columns, group in _grouped(about_rows, self.snapshot.columns, "checking"):
+                self._judge(self.snapshot.frame(columns, keep), group)
+                let_go()
         self._judge(self.snapshot.empty_frame(), self._planned(_about_table, done))
         balance = self._planned(lambda c: isinstance(c, TargetBalance), done, target)
         if positive is None:

@@ -47,10 +47,10 @@ class Outcome:
 
     @property
     def title(self) -> str:
-        """The check in words: "distance: values to be between (min_value 1, max_value 6000)"."""
-        words = self.name.removeprefix("expect_").replace("_", " ") if self.kind == "check" else self.name
-        words = words.removeprefix("column ") if self.column else words
-        given = ", ".join(f"{key} {plain(value)}" for key, value in self.arguments.items() if key != "column")
+        """The check in words: "distance: values must be between (min_value 1, max_value 6000)"."""
+        words = _in_words(self.name, self.column) if self.kind == "check" else self.name
+        arguments = {key: plain(value) for key, value in self.arguments.items() if key != "column"}
+        given = ", ".join(f"{key} {value}" for key, value in arguments.items() if value is not None)
         about = f"{self.column}: " if self.column else ""
         return f"{about}{words}" + (f" ({given})" if given else "")
 
@@ -85,6 +85,12 @@ def _plain_scalar(value: Any) -> Any:
 
 
 def share(value: float) -> str:
-    """A share as a percentage with a sensible number of digits."""
+    """A share as a percentage: one decimal, or two digits if it is small."""
     percent = 100 * value
-    return f"{percent:.3g} %" if 0 < percent < 10 else f"{percent:.1f} %"
+    return f"{percent:.2g} %" if 0 < percent < 0.95 else f"{percent:.1f} %"
+
+
+def _in_words(name: str, column: str | None) -> str:
+    words = name.removeprefix("expect_").replace("_", " ")
+    words = words.removeprefix("column ") if column else words
+    return words.replace(" to not ", " must not ", 1).replace(" to ", " must ", 1)

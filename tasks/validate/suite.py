@@ -60,7 +60,7 @@ class NewestRow(Entry):
     expect: Literal["newest_row"]
     column: str
     """Timestamp column."""
-    not_older_than_days: Annotated[float, Field(gt=0)]
+    not_older_than_days: Annotated[float, Field(gt=0, le=36_500)]
     """Largest age of the newest row, in days."""
     as_of: date | datetime | None = None
     """The age is counted from here (UTC if no zone is given); null counts from the moment of the run."""

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tasks.core import files, manifest
+from tasks.core import files, manifest, reports
 from tasks.core.errors import NotProven
 from tasks.core.log import log
 from tasks.core.manifest import Manifest
-from tasks.core.reports import publish_rejected
 from tasks.core.stage import StageSettings
 
 if TYPE_CHECKING:
@@ -39,14 +39,16 @@ def run(settings: StageSettings, inputs: Mapping[str, Path], out: Path) -> Manif
     from tasks.verify import bootstrap, judge
 
     own, base = settings.own, settings.base
+    reports.forget_rejected(settings.artifacts, "verify")
     rows = pq.read_table(inputs["validate"] / "test.parquet")
     original = load_original(inputs["tune"], devices.prepare(base))
-    labels = original.preprocess.labels(rows, base.target)
+    labels = original.preprocess.labels(rows, manifest.read(inputs["validate"]).facts["target"])
     torch_scores = original.probabilities(rows)
     exported = score_exported(inputs["compress"], original.preprocess, rows, base.device)
     log.info("verify: %d test rows scored, the exported file on %s", len(labels), exported.provider)
 
-    pq.write_table(_predictions(rows, labels, torch_scores, exported.probabilities), out / "predictions.parquet")
+    if len(labels) == len(torch_scores) == len(exported.probabilities):
+        pq.write_table(_predictions(rows, labels, torch_scores, exported.probabilities), out / "predictions.parquet")
     judgement, evidence = _anomaly(labels, torch_scores, exported.probabilities), None
     if judgement is None:
         evidence = bootstrap.compare(
@@ -58,7 +60,7 @@ def run(settings: StageSettings, inputs: Mapping[str, Path], out: Path) -> Manif
     files.write_json(out / "verdict.json", verdict)
     log.info("verify: %s: %s", judgement.verdict, judgement.reason)
     if judgement.verdict != "ACCEPT" or evidence is None:
-        kept = publish_rejected(settings.artifacts, "verify", out)
+        kept = reports.publish_rejected(settings.artifacts, "verify", out)
         raise NotProven(
             "the exported model must be shown to be as good as the original",
             f"{judgement.verdict}: {judgement.reason}",
@@ -84,6 +86,8 @@ def _anomaly(labels: np.ndarray, original: np.ndarray, shipped: np.ndarray) -> J
     if not len(labels) == len(original) == len(shipped):
         counts = f"{len(labels)} labels, {len(original)} and {len(shipped)} scores"
         return Judgement("ANOMALOUS", f"every test row needs a score of each model: {counts}")
+    if len(np.unique(labels)) < 2:
+        return Judgement("ANOMALOUS", f"test needs rows of both classes: its {len(labels)} rows have not")
     for name, scores in (("original", original), ("exported", shipped)):
         if not np.isfinite(scores).all():
             return Judgement(
@@ -98,9 +102,9 @@ def _verdict(
     own = settings.own
     lines = []
     if evidence is not None:
-        figures = asdict(evidence)
+        figures = {key: _finite(value) for key, value in asdict(evidence).items()}
         line = {key: figures[key] for key in ("original", "original_interval", "shipped", "shipped_interval", "drop")}
-        line |= {"metric": "auc", "lower": evidence.lower, "bound": evidence.upper, "margin": own.margin}
+        line |= {"metric": "auc", "lower": figures["lower"], "bound": figures["upper"], "margin": own.margin}
         lines.append(line | {"n": evidence.n, "verdict": judgement.verdict, "reason": judgement.reason})
     return {
         "verdict": judgement.verdict,
@@ -112,6 +116,13 @@ def _verdict(
         "provider": provider,
         "model_sha256": model,
     }
+
+
+def _finite(value: Any) -> Any:
+    """The figure, or None where there is none: JSON has no NaN."""
+    if isinstance(value, tuple):
+        return [_finite(item) for item in value]
+    return value if math.isfinite(value) else None
 
 
 def _metrics(evidence: Comparison) -> dict[str, float]:

@@ -14,17 +14,18 @@ from contextlib import contextmanager, redirect_stdout
 from typing import TYPE_CHECKING, Any
 
 import onnx
-from onnx import TensorProto, helper
+from onnx import TensorProto, compose, helper
 
 from deploy.signature import Signature, Tensor
-from tasks.core.workloads.tabular.preprocess import Category, Preprocess
+from tasks.core.workloads.tabular.preprocess import OUTPUT, Category, Preprocess
 
 if TYPE_CHECKING:
     from tasks.core.workloads.tabular.network import TabularNetwork
 
 OPSET = 18
 IR_VERSION = 10
-OUTPUT = "probability"
+#: Put before the names of the network's own tensors, so that no column can have the same name.
+_CORE = "core/"
 _ML_DOMAIN, _ML_OPSET = "ai.onnx.ml", 3
 _ELEMENT = {"FP32": TensorProto.FLOAT, "INT64": TensorProto.INT64, "BYTES": TensorProto.STRING}
 
@@ -59,7 +60,7 @@ def export_network(network: TabularNetwork, preprocess: Preprocess) -> onnx.Mode
         )
     if program is None:
         raise RuntimeError("torch's ONNX exporter returned nothing")
-    return _without_traces(program.model_proto)
+    return _without_traces(_without_empty_inputs(program.model_proto, preprocess))
 
 
 def with_preprocessing(core: onnx.ModelProto, preprocess: Preprocess, metadata: dict[str, str]) -> onnx.ModelProto:
@@ -70,6 +71,7 @@ def with_preprocessing(core: onnx.ModelProto, preprocess: Preprocess, metadata: 
         preprocess: the columns.
         metadata: texts to store in the file.
     """
+    core = compose.add_prefix(core, _CORE, rename_outputs=False)
     nodes = [
         _encoder(column, offset) for column, offset in zip(preprocess.categories, preprocess.offsets, strict=False)
     ]
@@ -78,7 +80,7 @@ def with_preprocessing(core: onnx.ModelProto, preprocess: Preprocess, metadata: 
         ("codes", [_code_name(column) for column in preprocess.categories]),
     ):
         if parts:
-            nodes.append(helper.make_node("Concat", parts, [name], f"pack_{name}", axis=1))
+            nodes.append(helper.make_node("Concat", parts, [_CORE + name], f"pack_{name}", axis=1))
     inputs = [
         helper.make_tensor_value_info(tensor.name, _ELEMENT[tensor.datatype], ["batch", 1])
         for tensor in signature(preprocess).inputs
@@ -116,7 +118,7 @@ def signature(preprocess: Preprocess) -> Signature:
 
 
 def _code_name(column: Category) -> str:
-    return f"{column.name}/code"
+    return f"{_CORE}code/{column.name}"
 
 
 def _encoder(column: Category, offset: int) -> onnx.NodeProto:
@@ -134,6 +136,15 @@ def _encoder(column: Category, offset: int) -> onnx.NodeProto:
         default_int64=offset,
         **values,
     )
+
+
+def _without_empty_inputs(model: onnx.ModelProto, preprocess: Preprocess) -> onnx.ModelProto:
+    """Drop the input of a kind of column that the model does not have: nobody could feed it."""
+    used = {"numbers": bool(preprocess.numbers), "codes": bool(preprocess.categories)}
+    kept = [item for item in model.graph.input if used[item.name]]
+    del model.graph.input[:]
+    model.graph.input.extend(kept)
+    return model
 
 
 def _without_traces(model: onnx.ModelProto) -> onnx.ModelProto:

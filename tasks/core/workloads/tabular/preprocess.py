@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 MISSING_INTEGER = int(np.iinfo(np.int64).min)
 #: What a missing text category is at the model's door.
 MISSING_TEXT = ""
+#: The exported model's output.
+OUTPUT = "probability"
 
 
 @dataclass(frozen=True)
@@ -133,10 +135,12 @@ def fit(
         bins: quantile bins of a number.
 
     Raises:
-        UsageError: if ``exclude`` or ``categorical`` name columns that do not exist, or no feature is left.
+        UsageError: if ``exclude`` or ``categorical`` name columns that do not exist, a feature has the name of the
+            model's output, ``categorical`` names fractions or times, or no feature is left.
     """
     _check_names([*exclude, *categorical], columns)
     features = [name for name in columns if name not in set(exclude)]
+    _check_features(features, columns, categorical)
     numbers, categories = [], []
     for name in features:
         kind = _category_kind(columns[name], name in categorical)
@@ -161,6 +165,22 @@ def _check_names(names: Sequence[str], columns: Mapping[str, str]) -> None:
         )
 
 
+def _check_features(features: Sequence[str], columns: Mapping[str, str], categorical: Sequence[str]) -> None:
+    if OUTPUT in features:
+        raise UsageError(
+            "a feature must not have the name of the model's output",
+            f"there is a column {OUTPUT}",
+            f"rename it, or list {OUTPUT} under tune.features.drop",
+        )
+    wrong = [f"{name} is {columns[name]}" for name in categorical if columns[name] in ("float64", "timestamp")]
+    if wrong:
+        raise UsageError(
+            "tune.features.categorical must name columns of integers",
+            "; ".join(wrong),
+            "leave them out, or give them another type under ingest.types",
+        )
+
+
 def _category_kind(column_type: str, named: bool) -> str | None:
     if column_type == "string":
         return "text"
@@ -173,18 +193,34 @@ def _fit_number(column: pa.ChunkedArray, name: str, bins: int) -> Number | None:
     values = _as_float(column)
     values = values[np.isfinite(values)]
     edges = np.unique(np.quantile(values, np.linspace(0, 1, bins + 1))) if len(values) else values
-    # Edges that are equal in float32 would make a bin of width zero.
-    edges = np.unique(edges.astype(np.float32))
+    edges = _apart(np.unique(edges.astype(np.float32)))
     if len(edges) < 2:
         log.info("tune: column %s is constant in train and no feature", name)
         return None
     return Number(name, tuple(float(edge) for edge in edges))
 
 
+def _apart(edges: np.ndarray) -> np.ndarray:
+    """The edges that stay apart in float32 once the column is mapped to [-1, 1], as the network does first.
+
+    Equal ones would make a bin of width zero: they occur where one outlier is ten million times the others.
+    """
+    while len(edges) > 1:
+        wide = edges.astype(np.float64)
+        mapped = (wide - (wide[0] + wide[-1]) / 2) * (2 / (wide[-1] - wide[0]))
+        kept = edges[np.unique(mapped.astype(np.float32), return_index=True)[1]]
+        if len(kept) == len(edges):
+            break
+        edges = kept
+    return edges
+
+
 def _fit_category(column: pa.ChunkedArray, name: str, kind: str, min_count: int) -> Category:
-    values, counts = np.unique(_raw_category(column, kind), return_counts=True)
-    kept = values[counts >= min_count].tolist()
-    return Category(name, kind, tuple(kept))
+    import pyarrow.compute as pc
+
+    counts = pc.value_counts(_filled(column, kind))
+    frequent = counts.field("values").filter(pc.greater_equal(counts.field("counts"), min_count))
+    return Category(name, kind, tuple(sorted(frequent.to_pylist())))
 
 
 def _as_float(column: pa.ChunkedArray) -> np.ndarray:
@@ -193,13 +229,19 @@ def _as_float(column: pa.ChunkedArray) -> np.ndarray:
     return np.asarray(column.cast(pa.float32(), safe=False).to_numpy(zero_copy_only=False), dtype=np.float32)
 
 
-def _raw_category(column: pa.ChunkedArray, kind: str) -> np.ndarray:
+def _filled(column: pa.ChunkedArray, kind: str) -> pa.ChunkedArray:
+    """A category's values as text or int64, what is missing as the model knows it."""
     import pyarrow as pa
     import pyarrow.compute as pc
 
     if kind == "text":
-        return np.asarray(pc.fill_null(column, MISSING_TEXT).to_numpy(zero_copy_only=False), dtype=np.str_)
-    return np.asarray(pc.fill_null(column.cast(pa.int64()), MISSING_INTEGER).to_numpy(zero_copy_only=False))
+        return pc.fill_null(column.cast(pa.string()), MISSING_TEXT)
+    return pc.fill_null(column.cast(pa.int64()), MISSING_INTEGER)
+
+
+def _raw_category(column: pa.ChunkedArray, kind: str) -> np.ndarray:
+    values = _filled(column, kind).to_numpy(zero_copy_only=False)
+    return np.asarray(values, dtype=np.str_ if kind == "text" else np.int64)
 
 
 def _codes(column: pa.ChunkedArray, category: Category) -> np.ndarray:
@@ -207,9 +249,7 @@ def _codes(column: pa.ChunkedArray, category: Category) -> np.ndarray:
     import pyarrow.compute as pc
 
     kind = pa.string() if category.kind == "text" else pa.int64()
-    missing = MISSING_TEXT if category.kind == "text" else MISSING_INTEGER
-    filled = pc.fill_null(column.cast(kind), missing)
-    found = pc.index_in(filled, value_set=pa.array(category.values, type=kind))
+    found = pc.index_in(_filled(column, category.kind), value_set=pa.array(category.values, type=kind))
     codes: np.ndarray = pc.fill_null(pc.add(found.cast(pa.int64()), 1), 0).to_numpy(zero_copy_only=False)
     return codes
 

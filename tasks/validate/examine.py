@@ -1,0 +1,92 @@
+"""Examines a snapshot: rules, checks, quarantine and split, in the order in which they need one another."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tasks.core.settings import Base, Validate
+from tasks.validate import describe, rules, splits
+from tasks.validate.judge import Judge
+from tasks.validate.outcome import Outcome
+from tasks.validate.results import split_facts
+from tasks.validate.rules import Target
+from tasks.validate.snapshot import Mask
+from tasks.validate.splits import Parts
+
+
+@dataclass
+class Findings:
+    """What came out.
+
+    Attributes:
+        outcomes: of the rules, the suite's columns and its checks, in this order.
+        reasons: reason -> int64 row numbers set aside for it, ascending.
+        target: the target, if it is fit for use.
+        parts: int8 [rows], the split, if the rows can be split.
+        split_facts: sizes, classes and times of the parts.
+    """
+
+    outcomes: list[Outcome] = field(default_factory=list)
+    reasons: Mapping[str, NDArray[np.int64]] = field(default_factory=dict)
+    target: Target | None = None
+    parts: Parts | None = None
+    split_facts: list[dict[str, Any]] = field(default_factory=list)
+
+    @property
+    def failed(self) -> list[Outcome]:
+        """What rejects the rows."""
+        return [outcome for outcome in self.outcomes if outcome.outcome == "failed"]
+
+
+def examine(judge: Judge, base: Base, own: Validate) -> Findings:
+    """Judge the rows and split those that are left; nothing is written.
+
+    Raises:
+        UsageError: if a check of the suite cannot be evaluated.
+    """
+    snapshot, found = judge.snapshot, Findings()
+    found.outcomes += rules.about_table(snapshot, base.target, own.split)
+    if snapshot.rows:
+        aside = judge.quarantine()
+        found.outcomes.append(rules.about_quarantine(aside, own.max_quarantine_share))
+        found.reasons = {_reason(judge.outcomes[number]): rows for number, rows in judge.set_aside.items()}
+        _examine_rest(judge, base, own, ~aside, found)
+    not_run = {number: describe.not_run(check, "there are no rows") for number, check in enumerate(judge.suite.checks)}
+    found.outcomes += judge.columns()
+    found.outcomes += [outcome for _, outcome in sorted((not_run | judge.outcomes).items())]
+    return found
+
+
+def _examine_rest(judge: Judge, base: Base, own: Validate, keep: Mask, found: Findings) -> None:
+    snapshot = judge.snapshot
+    unfit = {outcome.column for outcome in found.failed}
+    if base.target not in unfit:
+        found.target, outcomes = rules.read_target(snapshot, base.target, keep)
+        found.outcomes += outcomes
+    if keep.any():
+        judge.rest(keep, _positive(found.target, keep), base.target)
+    if getattr(own.split, "column", None) in unfit:
+        return
+    outcomes = list(rules.about_split_column(snapshot, own.split, keep))
+    found.outcomes += outcomes
+    if found.target is None or any(outcome.outcome == "failed" for outcome in outcomes):
+        return
+    found.parts = splits.assign(own.split, snapshot, keep, found.target, base.seed)
+    found.outcomes += rules.about_parts(found.parts, found.target, own.calibration_rows)
+    found.split_facts = split_facts(snapshot, own, found.parts, found.target)
+
+
+def _positive(target: Target | None, keep: Mask) -> NDArray[np.float64] | None:
+    if target is None:
+        return None
+    codes = target.codes[keep]
+    return np.where(codes < 0, np.nan, codes.astype(np.float64))
+
+
+def _reason(outcome: Outcome) -> str:
+    return outcome.title + (f" ({outcome.because})" if outcome.because else "")

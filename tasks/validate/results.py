@@ -1,0 +1,93 @@
+"""Gathers what was found into one JSON value: ``results.json``, and all that the page shows."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tasks.core.settings import TimeSplit, Validate
+from tasks.validate.outcome import Outcome, plain
+from tasks.validate.rules import PARTS, Target
+from tasks.validate.snapshot import Snapshot
+from tasks.validate.splits import Parts, microseconds
+
+SCHEMA_VERSION = 1
+_EXAMPLES = 3
+
+
+def gather(
+    name: str,
+    own: Validate,
+    snapshot: Snapshot,
+    outcomes: Sequence[Outcome],
+    aside: Mapping[str, NDArray[np.int64]],
+    splits: Sequence[Mapping[str, Any]],
+    columns: Sequence[Mapping[str, Any]],
+) -> dict[str, Any]:
+    """The whole result, of JSON values only; equal inputs give equal results (no times).
+
+    Args:
+        name: name of the model.
+        own: the stage's settings.
+        snapshot: the rows.
+        outcomes: rules, columns and checks, in the order of the report.
+        aside: reason -> int64 row numbers set aside for it.
+        splits: from :func:`split_facts`, empty if there are none.
+        columns: from :func:`~tasks.validate.profile.profile`.
+    """
+    set_aside = len(np.unique(np.concatenate(list(aside.values())))) if aside else 0
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "name": name,
+        "verdict": "rejected" if any(o.outcome == "failed" for o in outcomes) else "accepted",
+        "suite": own.suite,
+        "rows": snapshot.rows,
+        "content_hash": snapshot.content_hash,
+        "counts": dict(Counter(outcome.outcome for outcome in outcomes)),
+        "outcomes": [outcome.as_json() | {"title": outcome.title} for outcome in outcomes],
+        "quarantine": {
+            "rows": set_aside,
+            "share": set_aside / snapshot.rows if snapshot.rows else 0.0,
+            "max_share": own.max_quarantine_share,
+            "reasons": [_reason(snapshot, reason, rows) for reason, rows in aside.items()],
+        },
+        "splits": [plain(split) for split in splits],
+        "columns": [plain(column) for column in columns],
+    }
+
+
+def _reason(snapshot: Snapshot, reason: str, rows: NDArray[np.int64]) -> dict[str, Any]:
+    numbers = rows[:_EXAMPLES].tolist()
+    examples = [{"row": number} | plain(row) for number, row in zip(numbers, snapshot.take(numbers), strict=True)]
+    return {"reason": reason, "rows": len(rows), "share": len(rows) / snapshot.rows, "examples": examples}
+
+
+def split_facts(snapshot: Snapshot, own: Validate, parts: Parts, target: Target) -> list[dict[str, Any]]:
+    """Rows, share, classes and, for a split by time, first and last moment of every part."""
+    times = microseconds(snapshot, own.split.column) if isinstance(own.split, TimeSplit) else None
+    kept = int(np.count_nonzero(parts >= 0))
+    facts = []
+    for index, part in enumerate(PARTS):
+        rows = parts == index
+        counts = np.bincount(target.codes[rows] + 1, minlength=3)[1:].tolist()
+        count = int(np.count_nonzero(rows))
+        facts.append(
+            {
+                "name": part,
+                "rows": count,
+                "share": count / kept if kept else 0.0,
+                "classes": {str(value): n for value, n in zip(target.classes, counts, strict=True)},
+                "positive_share": counts[1] / count if count else None,
+                "from": _moment(times[rows].min()) if times is not None and count else None,
+                "to": _moment(times[rows].max()) if times is not None and count else None,
+            }
+        )
+    return facts
+
+
+def _moment(microseconds: np.int64) -> str:
+    return f"{np.datetime64(int(microseconds), 'us').astype('datetime64[s]')}Z"
