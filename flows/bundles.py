@@ -19,7 +19,7 @@ def bundle(pipeline: Pipeline) -> Path | None:
     if not path.is_file():
         return None
     digest = files.read_json(path)["facts"]["digest"]
-    return next(iter(sorted(pipeline.dist.glob(f"*-{digest[:_DIGEST_LETTERS]}"))), None)
+    return next(iter(sorted(pipeline.dist.glob(f"[0-9]*-{digest[:_DIGEST_LETTERS]}"))), None)
 
 
 def export_must_run(pipeline: Pipeline) -> bool:

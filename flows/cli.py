@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 import traceback
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -52,6 +53,7 @@ def run(
     if force is not None and force not in STAGES:
         raise UsageError("--force names a stage", force, f"choose one of {', '.join(STAGES)}")
     stop_on_terminate()
+    started = time.time()
     pipeline = prepare(params)
 
     from flows.session import conduct
@@ -59,7 +61,7 @@ def run(
     try:
         outcomes = conduct(pipeline, force, retries)
     except NotProven:
-        summary.show(pipeline, passed=False)
+        summary.show_refusal(pipeline, since=started)
         raise
     except KeyboardInterrupt:
         print("interrupted; the previous artifacts are untouched", file=sys.stderr)

@@ -11,18 +11,21 @@ import os
 import shlex
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import date
 from io import StringIO
 from pathlib import Path
 from typing import Any
 
 from tasks.core import files
 from tasks.core.errors import UsageError
+from tasks.core.sections import read_yaml
 from tasks.core.settings import STAGES, Params, load
 
 PROJECT_FILE = "dvc.yaml"
 TEMPLATE = Path(__file__).resolve().parents[1] / PROJECT_FILE
 
 _MARK = "# Written by `assay run` from Assay's own dvc.yaml; it is written anew when the two disagree. Commit it.\n"
+_BESIDE_OUTPUTS = ("/logs", "/runs", "/scratch", "/rejected", "/.*", "!/.gitignore")
 _ARTIFACTS = "${base.artifacts_dir}"
 
 
@@ -81,6 +84,8 @@ def prepare(params: Path) -> Pipeline:
     """:func:`inspect` a params file, and see to it that its pipeline exists and is in step with the template."""
     pipeline = inspect(params)
     dvc_yaml = pipeline.dvc_yaml
+    with files.machine_errors(pipeline.artifacts):
+        _keep_out_of_git(pipeline.artifacts)
     if dvc_yaml.is_file() and not _is_ours(dvc_yaml):
         return pipeline
     text = _MARK + _dump(derive(_template(), pipeline.params, dvc_yaml))
@@ -89,6 +94,15 @@ def prepare(params: Path) -> Pipeline:
             dvc_yaml.parent.mkdir(exist_ok=True)
             files.write_text(dvc_yaml, text)
     return pipeline
+
+
+def _keep_out_of_git(artifacts: Path) -> None:
+    """Have Git ignore what lies beside the stages' outputs (DVC sees to the outputs themselves)."""
+    artifacts.mkdir(parents=True, exist_ok=True)
+    path = artifacts / ".gitignore"
+    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+    if missing := [line for line in _BESIDE_OUTPUTS if line not in lines]:
+        files.write_text(path, "\n".join([*lines, *missing, ""]))
 
 
 def _dvc_repository(folder: Path) -> Path:
@@ -122,6 +136,21 @@ def _check_what_dvc_reads(params: Path, settings: Params) -> None:
             f"{params} lacks {len(absent)} of them",
             f"add {', '.join(absent)}",
         )
+    if dates := _dates(read_yaml(params, "a params file", "name one with --params FILE")):
+        raise UsageError(
+            "DVC takes no bare dates in a params file",
+            f"{params}: {', '.join(dates)}",
+            "put them between quotation marks",
+        )
+
+
+def _dates(node: Any) -> list[str]:
+    """The dates in parsed YAML, as text."""
+    if isinstance(node, dict):
+        return [found for value in node.values() for found in _dates(value)]
+    if isinstance(node, list):
+        return [found for value in node for found in _dates(value)]
+    return [node.isoformat()] if isinstance(node, date) else []
 
 
 def _given(settings: Params) -> set[str]:
@@ -158,7 +187,7 @@ def _is_ours(dvc_yaml: Path) -> bool:
 
 def _check_foreign(dvc_yaml: Path, params: Path) -> None:
     """A hand-written pipeline is used as it is, if it is one for ``params.yaml`` and whole."""
-    stages = (_read(dvc_yaml) or {}).get("stages") or {}
+    stages = (read_yaml(dvc_yaml, "a pipeline", "write one") or {}).get("stages") or {}
     missing = [stage for stage in STAGES if stage not in stages]
     if params.name != "params.yaml" or missing:
         raise UsageError(
@@ -168,25 +197,8 @@ def _check_foreign(dvc_yaml: Path, params: Path) -> None:
         )
 
 
-def _read(dvc_yaml: Path) -> Any:
-    from ruamel.yaml import YAML
-    from ruamel.yaml.error import YAMLError
-
-    try:
-        return YAML(typ="safe").load(dvc_yaml.read_text(encoding="utf-8"))
-    except YAMLError as error:
-        found = " ".join(str(error).split())
-        raise UsageError("a pipeline must be YAML", f"{dvc_yaml}: {found}", "correct it") from error
-
-
 def _template() -> Any:
-    if not TEMPLATE.is_file():
-        raise UsageError(
-            "the pipeline of a params file is written from Assay's own dvc.yaml",
-            f"{TEMPLATE} does not exist",
-            "install Assay from a clone (`pip install -e .`)",
-        )
-    return _read(TEMPLATE)
+    return read_yaml(TEMPLATE, "Assay's own pipeline", "install Assay from a clone: `pip install -e .`")
 
 
 def derive(template: Any, params: Path, dvc_yaml: Path) -> dict[str, Any]:

@@ -37,6 +37,13 @@ def show(pipeline: Pipeline, passed: bool = True) -> None:
     console.print(f"bundle:  {_from_here(folder) if folder else 'none'}", markup=False, highlight=False)
 
 
+def show_refusal(pipeline: Pipeline, since: float) -> None:
+    """:func:`show` the candidate that ``verify`` refused, if it did so after ``since`` (seconds since the epoch)."""
+    path = report(pipeline.artifacts, "verify", passed=False)
+    if path and path.stat().st_mtime >= since:
+        show(pipeline, passed=False)
+
+
 def _verdict_file(artifacts: Path, passed: bool) -> Path:
     if passed:
         manifest.read(artifacts / "verify")
@@ -72,7 +79,7 @@ def rows(
     race = compress.get("race", {})
     for batch in race.get(_REFERENCE, {}):
         laps = race[_REFERENCE][batch], race[chosen][batch]
-        table.append((f"latency p50 / p99, batch {batch}", _latency(laps[0]), _latency(laps[1])))
+        table.append((f"p50 / p99, batch {batch}", _latency(laps[0]), _latency(laps[1])))
     if not race:
         table.append(("latency", _ABSENT, _ABSENT))
     training = f"{tune['training_seconds']:.1f} s" if tune else _ABSENT
@@ -81,8 +88,9 @@ def rows(
 
 
 def _with_interval(line: Mapping[str, Any], side: str) -> str:
-    low, high = line[f"{side}_interval"]
-    return f"{line[side]:.4f} [{low:.4f}, {high:.4f}]"
+    figures = (line[side], *line[f"{side}_interval"])
+    value, low, high = ("-" if figure is None else f"{figure:.4f}" for figure in figures)
+    return f"{value} [{low}, {high}]"
 
 
 def _latency(lap: Mapping[str, float]) -> str:

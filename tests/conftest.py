@@ -1,10 +1,15 @@
 """Fixtures that several files share."""
 
+import os
 import shutil
 from pathlib import Path
 
 import fake_pipeline
 import pytest
+import worlds
+from filelock import FileLock
+
+from tasks.core.stage import run_stage
 
 
 @pytest.fixture(scope="session")
@@ -31,3 +36,26 @@ def project(_made: Path, tmp_path: Path) -> Path:
 def done_project(_done: Path, tmp_path: Path) -> Path:
     """The same after `dvc repro`, committed: every stage is up to date."""
     return shutil.copytree(_done, tmp_path / "project")
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny world (see worlds) after tune, compress, verify and export. Read only: copy it to change it."""
+    base = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        base = base.parent
+    root = base / "tiny"
+    with FileLock(base / "tiny.lock"):
+        if not root.exists():
+            partial = base / "tiny.partial"
+            params = worlds.write(partial)
+            for stage in ("tune", "compress", "verify", "export"):
+                run_stage(stage, params, partial)
+            partial.rename(root)
+    return root
+
+
+@pytest.fixture
+def world(tiny: Path, tmp_path: Path) -> Path:
+    """A copy of the tiny world of one's own."""
+    return shutil.copytree(tiny, tmp_path / "world")

@@ -133,11 +133,13 @@ def test_two_pipelines_with_the_same_artifacts_are_refused(done):
 
 def test_another_pipeline_runs_alone(done):
     params = done.root / "small.yaml"
-    params.write_text(fake_pipeline.PARAMS.replace("dir: artifacts", "dir: artifacts/small"))
+    params.write_text(fake_pipeline.PARAMS.replace("dir: artifacts", "dir: out"))
     small = prepare(params)
     assert drive(small) == dict.fromkeys(STAGES, Outcome.RAN)
     assert (done.root / "small" / "dvc.lock").is_file()
-    assert (done.root / "artifacts" / "small" / "export" / "manifest.json").is_file()
+    assert (done.root / "out" / "export" / "manifest.json").is_file()
+    untracked = fake_pipeline.git(done.root, "status", "--porcelain", "--untracked-files=all").splitlines()
+    assert untracked == ["?? out/.gitignore", "?? small.yaml", "?? small/dvc.lock", "?? small/dvc.yaml"]
     assert "didn't change" in fake_pipeline.run(done.root, "dvc", "repro", "small/dvc.yaml").stdout
     assert drive(small) == STILL
 

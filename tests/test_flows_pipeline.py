@@ -47,6 +47,10 @@ def test_the_projects_own_dvc_yaml_is_in_step_with_upstream():
         assert all((fake_pipeline.ROOT / dep).is_dir() for dep in code)
 
 
+def test_dvc_accepts_the_projects_own_params():
+    pipeline.inspect(fake_pipeline.ROOT / "params.yaml")
+
+
 def test_a_params_yaml_is_served_by_the_dvc_yaml_beside_it(root):
     params = write(root / "params.yaml")
     by_hand = pipeline.TEMPLATE.read_text()
@@ -84,6 +88,15 @@ def test_a_written_pipeline_is_kept_in_step_and_untouched_when_it_is(root):
     assert written.read_text() == text
 
 
+def test_git_ignores_what_lies_beside_the_outputs(root):
+    params = write(root / "churn.yaml", PARAMS.replace("artifacts}", "out/churn}"))
+    write(root / "out" / "churn" / ".gitignore", "/ingest\n")
+    pipeline.prepare(params)
+    pipeline.prepare(params)
+    lines = (root / "out" / "churn" / ".gitignore").read_text().splitlines()
+    assert lines == ["/ingest", "/logs", "/runs", "/scratch", "/rejected", "/.*", "!/.gitignore"]
+
+
 def test_a_name_with_a_space_is_quoted_in_the_command(root):
     written = pipeline.prepare(write(root / "my churn.yaml")).dvc_yaml
     assert stages(written)["tune"]["cmd"] == "python -m tasks tune --params 'my churn.yaml'"
@@ -109,6 +122,14 @@ def test_what_dvc_needs_is_asked_for_with_the_way_out(root, text, named):
         pipeline.prepare(write(root / "churn.yaml", text))
     assert named in caught.value.way_out
     assert not (root / "churn").exists()
+
+
+def test_dates_must_be_quoted_because_dvc_reads_no_others(root):
+    split = "{by: time, column: when, validation_from: 2013-09-01, test_from: '2013-10-01'}"
+    with pytest.raises(UsageError, match="no bare dates") as caught:
+        pipeline.prepare(write(root / "params.yaml", PARAMS.replace("{by: random}", split)))
+    assert "2013-09-01" in caught.value.found
+    assert "2013-10-01" not in caught.value.found
 
 
 def test_mistakes_of_the_params_file_come_first(root):

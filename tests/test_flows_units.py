@@ -136,8 +136,8 @@ class TestSummary:
         assert summary.rows(VERDICT, FACTS, compress, {"seconds": 90, "training_seconds": 31.26}) == [
             ("AUC on test", "0.7500 [0.7400, 0.7600]", "0.7496 [0.7396, 0.7596]"),
             ("size of the ONNX file", "900 KiB", "250 KiB"),
-            ("latency p50 / p99, batch 1", "0.050 / 0.091 ms", "0.025 / 0.046 ms"),
-            ("latency p50 / p99, batch 64", "0.500 / 0.900 ms", "0.250 / 0.450 ms"),
+            ("p50 / p99, batch 1", "0.050 / 0.091 ms", "0.025 / 0.046 ms"),
+            ("p50 / p99, batch 64", "0.500 / 0.900 ms", "0.250 / 0.450 ms"),
             ("training time", "31.3 s", "+ 12.3 s to compress"),
         ]
 

@@ -296,6 +296,7 @@ def test_checks_on_a_column_that_is_absent_or_of_another_type_are_not_run(tmp_pa
     "check",
     [
         between("c", 1, 2),
+        between("c", 1, 2, rows="quarantine"),
         {"expect": "expect_column_mean_to_be_between", "column": "c", "min_value": 1},
         {"expect": "expect_column_values_to_match_regex", "column": "c", "regex": "(("},
         {"expect": "expect_column_values_to_match_like_pattern", "column": "c", "like_pattern": "a%"},
@@ -307,6 +308,20 @@ def test_a_check_that_cannot_be_evaluated_is_a_mistake_of_the_suite(tmp_path: Pa
     with pytest.raises(UsageError, match=r"checks\.1 ") as raised:
         run(params)
     assert raised.value.exit_code == 2
+    assert str(raised.value).count("checks.1") == 1
+
+
+def test_what_no_suite_can_cause_is_called_a_bug(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import pandas as pd
+
+    def broken(*_: object, **__: object) -> None:
+        raise AttributeError("no such thing")
+
+    monkeypatch.setattr(pd.Series, "isin", broken)
+    check = {"expect": "expect_column_values_to_be_in_set", "column": "c", "value_set": ["a"]}
+    with pytest.raises(AssayError, match="report it") as raised:
+        run(make(tmp_path, rows(), [check]))
+    assert raised.value.exit_code == 1
 
 
 # --- Checks about the whole table
@@ -330,7 +345,7 @@ def test_balance_of_the_target_is_of_the_positive_class_of_the_rows_left(tmp_pat
     run(params)
     assert outcome(results(params), "target_balance")["observed"] == pytest.approx(69 / 99)
     write_suite(tmp_path, [NOT_NULL, {"expect": "target_balance", "max_share": 0.5}])
-    with pytest.raises(DataRejected, match="69.7 % of the rows are of the positive class"):
+    with pytest.raises(DataRejected, match=r"69\.7 % of the rows are of the positive class"):
         run(params)
 
 

@@ -25,8 +25,13 @@ def test_names_and_values_are_text_whatever_they_hold(tmp_path: Path) -> None:
         NOT_NULL | {"because": "<b>bold</b>"},
         {"expect": "expect_column_values_to_be_in_set", "column": HOSTILE, "value_set": ["<i>"], "severity": "warning"},
         {"expect": "expect_column_values_to_be_between", "column": "a 'b\"\n{{c}}", "max_value": 1},
-        {"expect": "expect_column_values_to_match_regex", "column": HOSTILE, "regex": "</td></table>", "severity": "warning"},
-    ]  # fmt: skip
+        {
+            "expect": "expect_column_values_to_match_regex",
+            "column": HOSTILE,
+            "regex": "</td></table>",
+            "severity": "warning",
+        },
+    ]
     text = page(make_and_run(tmp_path, table, checks))
     assert HOSTILE not in text
     assert "<img src=x" not in text
@@ -60,8 +65,20 @@ def test_the_verdict_comes_first_then_what_failed_with_the_way_out(tmp_path: Pat
     with pytest.raises(DataRejected):
         run(params)
     text = page(params, rejected=True)
-    order = ["Rejected: 1 of", "What needs attention", "max_value 9)", "90 of 100 rows (90.0 %) fail", "ten is too much",
-             "way out", "max_value 98)", "Splits", "Quarantine", "All rules and checks", "Columns", "c0ffee"]  # fmt: skip
+    order = [
+        "Rejected: 1 of",
+        "What needs attention",
+        "max_value 9)",
+        "90 of 100 rows (90.0 %) fail",
+        "ten is too much",
+        "way out",
+        "max_value 98)",
+        "Splits",
+        "Quarantine",
+        "All rules and checks",
+        "Columns",
+        "c0ffee",
+    ]
     places = [text.index(words) for words in order]
     assert places == sorted(places)
 

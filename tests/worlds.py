@@ -1,4 +1,4 @@
-"""A tiny world for the rooms after `validate`: a few thousand learnable rows with every column type, as that room leaves them.
+"""A tiny world for the rooms after `validate`: learnable rows with every column type, as that room leaves them.
 
 ``write`` fills a folder with a params file and finished ``ingest`` and ``validate`` stages; :data:`PARAMS` is small
 enough for the rest of the pipeline to run in seconds. The race decides nothing there (``max_slowdown``), so that two
@@ -132,7 +132,8 @@ def finish_validate(artifacts: Path, table: pa.Table, classes: tuple[Any, Any] =
     source = {"kind": "csv", "files": ["rows.csv"]}
     facts = {"rows": table.num_rows, "content_hash": "c0ffee", "columns": columns, "source": source}
     roles = {"rows.parquet": "rows", "schema.json": "schema"}
-    manifest.write(manifest.build("ingest", "0" * 64, {}, ingest, roles, {"ingest.rows": table.num_rows}, facts), ingest)
+    finished = manifest.build("ingest", "0" * 64, {}, ingest, roles, {"ingest.rows": table.num_rows}, facts)
+    manifest.write(finished, ingest)
 
     numbered = table.add_column(0, "row", pa.array(np.arange(table.num_rows)))
     start, counts = 0, {}

@@ -25,7 +25,7 @@ def log_file(artifacts: Path, stage: str) -> Path:
 class _File(logging.FileHandler):
     """A log file whose own failure fails the stage, instead of a traceback for each line on standard error."""
 
-    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - logging's name
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802, ARG002 - logging's names
         raise  # noqa: PLE0704 - logging calls this while it handles the error
 
 

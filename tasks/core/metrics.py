@@ -24,7 +24,7 @@ class Auc:
             raise ValueError("scores must be finite")
         self._order = np.argsort(scores, kind="stable")
         ordered = scores[self._order]
-        self._tie_starts = np.flatnonzero(np.r_[True, ordered[1:] != ordered[:-1]])
+        self._tie_starts = np.flatnonzero(np.r_[True, ordered[1:] != ordered[:-1]][: len(ordered)])
         self._positive = np.asarray(labels[self._order] == 1)
 
     def __call__(self, weights: np.ndarray | None = None) -> float:

@@ -40,7 +40,7 @@ def die_with_driver() -> None:
 
     def lives() -> bool:
         try:
-            return driver.is_running() and driver.status() != psutil.STATUS_ZOMBIE
+            return bool(driver.is_running()) and driver.status() != psutil.STATUS_ZOMBIE
         except psutil.NoSuchProcess:  # it ended between the two questions
             return False
 

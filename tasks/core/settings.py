@@ -69,6 +69,7 @@ class TimeSplit(Section):
     """Rows in order of time: train before validation before test before fresh."""
 
     by: Literal["time"]
+    """Names this way to split."""
     column: str
     """Timestamp or date column."""
     validation_from: date | datetime
@@ -111,18 +112,21 @@ class RandomSplit(Shares):
     """Rows at random, seeded by base.seed."""
 
     by: Literal["random"]
+    """Names this way to split."""
 
 
 class StratifiedSplit(Shares):
     """Rows at random within each class of the target."""
 
     by: Literal["stratified"]
+    """Names this way to split."""
 
 
 class GroupSplit(Shares):
     """Whole groups at random: no group is in two splits."""
 
     by: Literal["group"]
+    """Names this way to split."""
     column: str
     """Column that names the group."""
 
@@ -131,6 +135,7 @@ class PredefinedSplit(Section):
     """A column that says train, validation, test or fresh."""
 
     by: Literal["predefined"]
+    """Names this way to split."""
     column: str
     """Column with the split's name."""
 
@@ -160,7 +165,9 @@ class FloatRange(Section):
     """A float to search."""
 
     low: float
+    """Least value."""
     high: float
+    """Greatest value."""
     log: bool = False
     """Search on a logarithmic scale."""
     points: Annotated[int, Field(ge=2)] = 3
@@ -179,6 +186,7 @@ class Choice(Section):
     """A value out of a list."""
 
     choices: Annotated[tuple[int | float, ...], Field(min_length=1)]
+    """The values to search among, all different."""
 
     @model_validator(mode="after")
     def _distinct(self) -> Choice:
@@ -224,17 +232,17 @@ Dropout = Annotated[Searched, _every_value("at least 0 and below 1", lambda valu
 class Space(Section):
     """Hyperparameters: a number is fixed, a range or a list of choices is searched."""
 
-    learning_rate: Rate = FloatRange(low=1e-3, high=6e-3, log=True)
+    learning_rate: Rate = FloatRange(low=1.5e-3, high=4e-3, log=True)
     """Peak learning rate of AdamW."""
-    weight_decay: Decay = FloatRange(low=1e-2, high=1.0, log=True)
+    weight_decay: Decay = FloatRange(low=3e-2, high=1.0, log=True)
     """Decoupled weight decay of AdamW."""
     hidden: Size = Choice(choices=(192, 256))
     """Width of the hidden layers."""
-    layers: Size = Choice(choices=(2, 3))
+    layers: Size = 3
     """Number of hidden layers."""
-    dropout: Dropout = FloatRange(low=0.2, high=0.5)
+    dropout: Dropout = FloatRange(low=0.3, high=0.5)
     """Dropout after each hidden layer."""
-    feature_dropout: Dropout = FloatRange(low=0.2, high=0.4)
+    feature_dropout: Dropout = FloatRange(low=0.25, high=0.4)
     """Share of columns whose embedding is dropped, per row, while training."""
     number_dim: Size = 8
     """Size of a numeric column's embedding."""

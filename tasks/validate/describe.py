@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from tasks.validate.engine import Result
-from tasks.validate.outcome import Outcome, Verdict, plain, share
+from tasks.validate.outcome import Outcome, Verdict, in_short, plain, share
 from tasks.validate.suite import Check, Expectation, NewestRow
 
 _SHOWN = 3
@@ -92,11 +92,11 @@ def _found(check: Check, result: Result) -> str:
         return f"{share(observed)} of the rows are of the positive class" if observed is not None else "no row"
     if check.expect == "expect_column_to_exist":
         return "it is there" if result.success else "no such column"
-    parts = [f"observed {_text(observed)}"] if observed is not None else []
+    parts = [f"observed {in_short(observed)}"] if observed is not None else []
     if details.get("partial_unexpected_list"):
         parts.append(f"unexpected: {_listed(plain(details['partial_unexpected_list']))}")
     if details.get("details"):
-        parts.append(_text(plain(details["details"])))
+        parts.append(in_short(plain(details["details"])))
     return "; ".join(parts) or ("it holds" if result.success else "it does not hold")
 
 
@@ -116,9 +116,4 @@ def _way_out(check: Check, result: Result) -> str:
 
 
 def _listed(values: list[Any]) -> str:
-    return ", ".join(dict.fromkeys(_text(value) for value in values[:_SHOWN]))
-
-
-def _text(value: Any) -> str:
-    text = f"{value:.6g}" if isinstance(value, float) else str(value)
-    return text if len(text) <= 200 else text[:197] + "..."
+    return ", ".join(dict.fromkeys(in_short(value) for value in values[:_SHOWN]))

@@ -47,7 +47,8 @@ def examine(judge: Judge, base: Base, own: Validate) -> Findings:
     """Judge the rows and split those that are left; nothing is written.
 
     Raises:
-        UsageError: if a check of the suite cannot be evaluated.
+        UsageError: if a check cannot be evaluated because its arguments do not fit its column.
+        AssayError: if a check cannot be evaluated for another reason (a bug).
     """
     snapshot, found = judge.snapshot, Findings()
     found.outcomes += rules.about_table(snapshot, base.target, own.split)
@@ -70,6 +71,7 @@ def _examine_rest(judge: Judge, base: Base, own: Validate, keep: Mask, found: Fi
         found.outcomes += outcomes
     if keep.any():
         judge.rest(keep, _positive(found.target, keep), base.target)
+    judge.complain()
     if getattr(own.split, "column", None) in unfit:
         return
     outcomes = list(rules.about_split_column(snapshot, own.split, keep))

@@ -72,7 +72,7 @@ class Judge:
 
     def quarantine(self) -> Mask:
         """Run the checks that set rows aside; bool [rows], True where the row is set aside."""
-        checks = self._planned(lambda c: isinstance(c, Expectation) and c.rows == "quarantine")
+        checks = self._planned(_sets_aside)
         with cheap_collection():
             for columns, group in _grouped(checks, self.snapshot.columns, "setting rows aside"):
                 self._set_aside(self.snapshot.frame(columns), group)
@@ -105,28 +105,37 @@ class Judge:
             positive: float64 [kept rows], 1 for the positive class, 0 for the other, NaN for none; None if the target
                 is not fit to be judged.
             target: the target's name.
-
-        Raises:
-            UsageError: if a check cannot be evaluated because its arguments do not fit.
-            AssayError: if a check cannot be evaluated for another reason (a bug).
         """
         import pandas as pd
 
-        done = set(self.outcomes)
         self._from_schema()
-        about_rows = self._planned(lambda c: isinstance(c, Expectation | NewestRow) and not _about_table(c), done)
+        about_rows = self._planned(lambda c: not (_sets_aside(c) or _about_table(c) or isinstance(c, TargetBalance)))
         with cheap_collection():
             for columns, group in _grouped(about_rows, self.snapshot.columns, "checking"):
                 self._judge(self.snapshot.frame(columns, keep), group)
                 let_go()
-        self._judge(self.snapshot.empty_frame(), self._planned(_about_table, done))
-        balance = self._planned(lambda c: isinstance(c, TargetBalance), done, target)
+        self._judge(self.snapshot.empty_frame(), self._planned(_about_table))
+        balance = self._planned(lambda c: isinstance(c, TargetBalance), target)
         if positive is None:
             for planned in balance:
                 self.outcomes[planned.number] = describe.not_run(planned.check, "the target is not fit to be judged")
         else:
             self._judge(pd.DataFrame({target: positive}), balance)
-        self._complain()
+
+    def complain(self) -> None:
+        """Refuse to go on if a check could not be evaluated: it has neither passed nor failed.
+
+        Raises:
+            UsageError: if the checks' arguments do not fit their columns.
+            AssayError: if something else went wrong (a bug).
+        """
+        if not self._raised:
+            return
+        found = "".join(f"\n    - {title}: {result.raised}" for title, result in self._raised)
+        rule = "a check must be one that can be evaluated on its column"
+        if all(result.by_suite for _, result in self._raised):
+            raise UsageError(rule, found, "correct the suite: arguments or row conditions do not fit the column")
+        raise AssayError(rule, found, "this is a bug in Great Expectations or in Assay, not in the suite: report it")
 
     def _from_schema(self) -> None:
         for number, check in enumerate(self.suite.checks):
@@ -151,11 +160,11 @@ class Judge:
             else:
                 self._raised.append((f"checks.{number} ({describe.title(by_number[number].check)})", result))
 
-    def _planned(self, wanted: Callable[[Check], bool], done: Iterable[int] = (), target: str = "") -> list[Planned]:
+    def _planned(self, wanted: Callable[[Check], bool], target: str = "") -> list[Planned]:
         """The wanted checks that can be run; those that cannot get their outcome here."""
         planned = []
         for number, check in enumerate(self.suite.checks):
-            if number in done or number in self.outcomes or not wanted(check):
+            if number in self.outcomes or not wanted(check):
                 continue
             if obstacle := self._obstacle(check):
                 self.outcomes[number] = describe.not_run(check, obstacle)
@@ -184,14 +193,9 @@ class Judge:
     def _expectations(self, name: str) -> list[Expectation]:
         return [c for c in self.suite.checks if isinstance(c, Expectation) and c.expect == name]
 
-    def _complain(self) -> None:
-        if not self._raised:
-            return
-        found = "".join(f"\n    - {title}: {result.raised}" for title, result in self._raised)
-        rule = "a check must be one that can be evaluated on its column"
-        if all(result.by_suite for _, result in self._raised):
-            raise UsageError(rule, found, "correct the suite: arguments or row conditions do not fit the column")
-        raise AssayError(rule, found, "this is a bug in Great Expectations or in Assay, not in the suite: report it")
+
+def _sets_aside(check: Check) -> bool:
+    return isinstance(check, Expectation) and check.rows == "quarantine"
 
 
 def _about_table(check: Check) -> bool:

@@ -50,7 +50,7 @@ class Outcome:
         """The check in words: "distance: values must be between (min_value 1, max_value 6000)"."""
         words = _in_words(self.name, self.column) if self.kind == "check" else self.name
         arguments = {key: plain(value) for key, value in self.arguments.items() if key != "column"}
-        given = ", ".join(f"{key} {value}" for key, value in arguments.items() if value is not None)
+        given = ", ".join(f"{key} {in_short(value)}" for key, value in arguments.items() if value is not None)
         about = f"{self.column}: " if self.column else ""
         return f"{about}{words}" + (f" ({given})" if given else "")
 
@@ -82,6 +82,12 @@ def _plain_scalar(value: Any) -> Any:
         return value if math.isfinite(value) else None
     text = value.isoformat() if isinstance(value, date) else str(value)
     return None if text in ("<NA>", "NaT") else text
+
+
+def in_short(value: Any, most: int = 200) -> str:
+    """A JSON value as text: six digits of a float, at most so many characters."""
+    text = f"{value:.6g}" if isinstance(value, float) else str(value)
+    return text if len(text) <= most else text[: most - 3] + "..."
 
 
 def share(value: float) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from tasks.validate.outcome import share
+from tasks.validate.outcome import in_short, share
 
 _ORDER = {"failed": 0, "warning": 1, "not run": 2, "quarantined": 3, "passed": 4}
 _KINDS = {"check": 0, "rule": 1, "column": 2}
@@ -36,10 +36,7 @@ def render(results: Mapping[str, Any]) -> str:
 def _verdict(results: Mapping[str, Any]) -> str:
     counts, aside = results["counts"], results["quarantine"]["rows"]
     if results["verdict"] == "rejected":
-        failed = counts["failed"]
-        return (
-            f"Rejected: {failed} rule{'s' if failed > 1 else ''} of {len(results['outcomes'])} failed. No row goes on."
-        )
+        return f"Rejected: {counts['failed']} of {len(results['outcomes'])} rules and checks failed. No row goes on."
     warnings = counts.get("warning", 0)
     words = f"Accepted: {results['rows'] - aside:,} of {results['rows']:,} rows go on"
     words += f", {aside:,} are set aside" if aside else ""
@@ -55,7 +52,4 @@ def _rows(count: int) -> str:
 
 
 def _value(value: Any) -> str:
-    if value is None:
-        return "-"
-    text = f"{value:.6g}" if isinstance(value, float) else str(value)
-    return text if len(text) <= 60 else text[:57] + "..."
+    return "-" if value is None else in_short(value, 60)

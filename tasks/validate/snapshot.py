@@ -90,6 +90,14 @@ class Snapshot:
                 first = end
         return found
 
+    @property
+    def row_group_count(self) -> int:
+        """Number of row groups."""
+        import pyarrow.parquet as pq
+
+        count: int = pq.read_metadata(self.path).num_row_groups
+        return count
+
     def row_groups(self) -> Iterator[Any]:
         """The row groups in file order, each as a ``pyarrow.Table``."""
         import pyarrow.parquet as pq

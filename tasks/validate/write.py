@@ -47,7 +47,7 @@ def write_parts(
         files = {name: stack.enter_context(_Part(out / f"{name}.parquet", schema)) for name in (*PARTS, "calibration")}
         aside = schema.append(pa.field("reason", pa.string()))
         quarantine = stack.enter_context(_Part(out / "quarantine.parquet", aside))
-        for table in progress(snapshot.row_groups(), "writing the splits"):
+        for table in progress(snapshot.row_groups(), "writing the splits", total=snapshot.row_group_count):
             end = first + len(table)
             numbered = table.add_column(0, "row", pa.array(np.arange(first, end))).cast(schema)
             here = parts[first:end]

@@ -100,7 +100,7 @@ class Preprocess:
         if strangers.any():
             raise DataRejected(
                 f"the target {target} must be one of {list(self.classes)}",
-                f"{int(strangers.sum())} rows hold something else, first {values[strangers][0]!r}",
+                f"{int(strangers.sum())} rows hold something else, first {values[strangers][:1].tolist()[0]!r}",
                 "let the suite quarantine such rows",
             )
         return np.asarray(positive, dtype=np.float32)
@@ -201,18 +201,19 @@ def _fit_number(column: pa.ChunkedArray, name: str, bins: int) -> Number | None:
 
 
 def _apart(edges: np.ndarray) -> np.ndarray:
-    """The edges that stay apart in float32 once the column is mapped to [-1, 1], as the network does first.
+    """The edges without outliers so far away that the others meet, in float32, once mapped to [-1, 1].
 
-    Equal ones would make a bin of width zero: they occur where one outlier is ten million times the others.
+    The network maps a column so first, and a bin of width zero would stop it. Values beyond the last edge kept are
+    answered like that edge.
     """
-    while len(edges) > 1:
-        wide = edges.astype(np.float64)
-        mapped = (wide - (wide[0] + wide[-1]) / 2) * (2 / (wide[-1] - wide[0]))
-        kept = edges[np.unique(mapped.astype(np.float32), return_index=True)[1]]
-        if len(kept) == len(edges):
-            break
-        edges = kept
+    while len(edges) > 2 and not _stay_apart(edges.astype(np.float64)):
+        edges = edges[:-1] if edges[-1] - edges[-2] > edges[1] - edges[0] else edges[1:]
     return edges
+
+
+def _stay_apart(edges: np.ndarray) -> bool:
+    mapped = (edges - (edges[0] + edges[-1]) / 2) * (2 / (edges[-1] - edges[0]))
+    return bool((np.diff(mapped.astype(np.float32)) > 0).all())
 
 
 def _fit_category(column: pa.ChunkedArray, name: str, kind: str, min_count: int) -> Category:
