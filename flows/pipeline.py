@@ -1,32 +1,27 @@
 """Which DVC pipeline belongs to a params file, and where its results lie.
 
 ``params.yaml`` is served by the ``dvc.yaml`` beside it. Any other params file ``x.yaml`` has its own pipeline in the
-folder ``x/`` beside it, written here from the project's own ``dvc.yaml`` (the one template) and committed by the user,
-so that plain ``dvc repro x/dvc.yaml`` works as well.
+folder ``x/`` beside it, written from the project's own ``dvc.yaml`` (see :mod:`flows.template`) and committed by the
+user, so that plain ``dvc repro x/dvc.yaml`` works as well.
 """
 
 from __future__ import annotations
 
-import os
-import shlex
-from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import date
-from io import StringIO
 from pathlib import Path
 from typing import Any
 
+from flows import template
 from tasks.core import files
 from tasks.core.errors import UsageError
 from tasks.core.sections import read_yaml
 from tasks.core.settings import STAGES, Params, load
 
 PROJECT_FILE = "dvc.yaml"
-TEMPLATE = Path(__file__).resolve().parents[1] / PROJECT_FILE
 
 _MARK = "# Written by `assay run` from Assay's own dvc.yaml; it is written anew when the two disagree. Commit it.\n"
 _BESIDE_OUTPUTS = ("/logs", "/runs", "/scratch", "/rejected", "/.*", "!/.gitignore")
-_ARTIFACTS = "${base.artifacts_dir}"
 
 
 @dataclass(frozen=True)
@@ -88,7 +83,7 @@ def prepare(params: Path) -> Pipeline:
         _keep_out_of_git(pipeline.artifacts)
     if dvc_yaml.is_file() and not _is_ours(dvc_yaml):
         return pipeline
-    text = _MARK + _dump(derive(_template(), pipeline.params, dvc_yaml))
+    text = _MARK + template.text(pipeline.params, dvc_yaml)
     if not dvc_yaml.is_file() or dvc_yaml.read_text(encoding="utf-8") != text:
         with files.machine_errors(dvc_yaml.parent):
             dvc_yaml.parent.mkdir(exist_ok=True)
@@ -195,64 +190,3 @@ def _check_foreign(dvc_yaml: Path, params: Path) -> None:
             "another pipeline is there" + (f", without {', '.join(missing)}" if missing else ""),
             f"rename {params.name} (not to params.yaml), or move that pipeline",
         )
-
-
-def _template() -> Any:
-    return read_yaml(TEMPLATE, "Assay's own pipeline", "install Assay from a clone: `pip install -e .`")
-
-
-def derive(template: Any, params: Path, dvc_yaml: Path) -> dict[str, Any]:
-    """The pipeline of ``params``, to be stored as ``dvc_yaml``, made from the project's own (a parsed ``dvc.yaml``).
-
-    Stages work in the params file's folder; what is code is looked up where Assay's code lies; plots and artifacts
-    are relative to ``dvc_yaml`` itself, as DVC wants them.
-    """
-    root, home = params.parent, dvc_yaml.parent
-    beside = root == home
-    document: dict[str, Any] = {} if beside else {"vars": [_relative(params, home)]}
-    document["stages"] = {
-        name: ({} if beside else {"wdir": _relative(root, home)}) | _stage(stage, params, beside)
-        for name, stage in template["stages"].items()
-    }
-
-    def from_home(text: str) -> str:
-        return text.replace(_ARTIFACTS, Path(_relative(root, home), _ARTIFACTS).as_posix())
-
-    for section in ("plots", "artifacts"):
-        document[section] = _each_text(template[section], from_home)
-    return document
-
-
-def _stage(stage: dict[str, Any], params: Path, beside: bool) -> dict[str, Any]:
-    code = _relative(TEMPLATE.parent, params.parent)
-
-    def from_root(dep: str) -> str:
-        return dep if dep.startswith("${") else Path(code, dep).as_posix()
-
-    derived = stage | {"deps": [from_root(dep) for dep in stage["deps"]]}
-    if not beside:
-        derived["cmd"] = f"{stage['cmd']} --params {shlex.quote(params.name)}"
-        derived["params"] = [{params.name: stage["params"]}]
-    return derived
-
-
-def _each_text(node: Any, change: Callable[[str], str]) -> Any:
-    if isinstance(node, dict):
-        return {_each_text(key, change): _each_text(value, change) for key, value in node.items()}
-    if isinstance(node, list):
-        return [_each_text(value, change) for value in node]
-    return change(node) if isinstance(node, str) else node
-
-
-def _relative(path: Path, start: Path) -> str:
-    return Path(os.path.relpath(path, start)).as_posix()
-
-
-def _dump(document: dict[str, Any]) -> str:
-    from ruamel.yaml import YAML
-
-    yaml = YAML()
-    yaml.width = 4096
-    text = StringIO()
-    yaml.dump(document, text)
-    return text.getvalue()

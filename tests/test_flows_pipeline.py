@@ -7,6 +7,7 @@ import pytest
 from ruamel.yaml import YAML
 
 from flows import pipeline
+from flows.template import TEMPLATE
 from tasks.core.errors import SettingsError, UsageError
 from tasks.core.settings import STAGES
 from tasks.core.stage import UPSTREAM
@@ -33,7 +34,7 @@ def stages(path: Path) -> dict:
 
 
 def test_the_projects_own_dvc_yaml_is_in_step_with_upstream():
-    project = stages(pipeline.TEMPLATE)
+    project = stages(TEMPLATE)
     assert tuple(project) == STAGES
     for stage, definition in project.items():
         folder = "${base.artifacts_dir}"
@@ -53,7 +54,7 @@ def test_dvc_accepts_the_projects_own_params():
 
 def test_a_params_yaml_is_served_by_the_dvc_yaml_beside_it(root):
     params = write(root / "params.yaml")
-    by_hand = pipeline.TEMPLATE.read_text()
+    by_hand = TEMPLATE.read_text()
     (root / "dvc.yaml").write_text(by_hand)
     found = pipeline.prepare(params)
     assert (found.dvc_yaml, found.artifacts, found.repo) == (root / "dvc.yaml", root / "artifacts", root)

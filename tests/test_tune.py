@@ -80,7 +80,13 @@ def test_every_sampler_pruner_and_storage_gives_its_number_of_trials_and_the_sam
     assert search(settings, tmp_path / "a") == trials, "a finished study runs nothing again"
     states = {trial[1] for trial in trials}
     assert "COMPLETE" in states
-    assert ("PRUNED" in states) == (pruner == "hyperband")
+    assert "PRUNED" not in states or pruner == "hyperband"
+
+
+def test_hyperband_stops_hopeless_trials_early(tmp_path: Path) -> None:
+    pruned = [trial for trial in search(tune(sampler="random"), tmp_path) if trial[1] == "PRUNED"]
+    assert pruned
+    assert all(len(trial[4]) < EPOCHS for trial in pruned)
 
 
 def test_the_storage_makes_no_difference(tmp_path: Path) -> None:
