@@ -1,20 +1,21 @@
 # Two commands: `make run` (the main job) and `make test` (everything that CI runs).
-# Both first make .venv from requirements.lock; they make it anew when the lock changes.
+# Both first fill .venv from requirements.lock, and again when the lock changes. `make lock` makes the lock.
 PYTHON ?= python3
 
 VENV := $(CURDIR)/.venv
+BIN := $(VENV)/bin
 PACKAGES := $(VENV)/.packages
 READY := $(VENV)/.assay
 
 # `python`, `dvc` and `assay` are this environment's, and nothing reports home.
-export PATH := $(VENV)/bin:$(PATH)
+export PATH := $(BIN):$(PATH)
 export DO_NOT_TRACK := 1
 export DVC_NO_ANALYTICS := 1
 export GX_ANALYTICS_ENABLED := false
 export PREFECT_SERVER_ANALYTICS_ENABLED := false
 
 .DEFAULT_GOAL := help
-.PHONY: help run test
+.PHONY: help run test lock
 
 help:
 	@echo "make run    run the pipeline of params.yaml, whatever of it is not up to date"
@@ -22,17 +23,17 @@ help:
 	@echo "In a shell: source .venv/bin/activate, then assay --help, dvc repro, dvc metrics show, ..."
 
 run: $(READY)
-	@assay run
+	@$(BIN)/assay run
 
 test: $(READY)
-	ruff check
-	ruff format --check
-	mypy
-	lint-imports
-	pytest
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/pytest
 
 $(READY): $(PACKAGES) pyproject.toml
-	pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	@touch $@
 
 $(PACKAGES): requirements.lock
@@ -42,5 +43,19 @@ $(PACKAGES): requirements.lock
 	  echo "Assay needs Python 3.11 or newer; $(PYTHON) is $$("$(PYTHON)" -V). Name another: make run PYTHON=python3.12" >&2; \
 	  exit 2; }
 	"$(PYTHON)" -m venv "$(VENV)"
-	pip install --disable-pip-version-check --requirement requirements.lock
+	$(BIN)/pip install --disable-pip-version-check --requirement requirements.lock
 	@touch $@
+
+# The newest packages that pyproject.toml allows, pinned. One onnxruntime is installed here, both are named.
+TORCH := 2.13.0
+GPU := (sys_platform == 'linux' and platform_machine == 'x86_64') or sys_platform == 'win32'
+CPU := (sys_platform == 'linux' and platform_machine != 'x86_64') or (sys_platform != 'linux' and sys_platform != 'win32')
+
+lock:
+	set -e; folder=$$(mktemp -d); trap 'rm -rf "$$folder"' EXIT; \
+	"$(PYTHON)" -m venv "$$folder/venv"; \
+	"$$folder/venv/bin/pip" install --disable-pip-version-check --quiet "torch==$(TORCH)" setuptools ".[dev,benchmarks]"; \
+	sed -n '/^#/p;/^[^#]/q' requirements.lock > "$$folder/lock"; \
+	"$$folder/venv/bin/pip" freeze --disable-pip-version-check --all --exclude assay --exclude pip \
+	  | sed -E "s/^onnxruntime(-gpu)?==(.*)$$/onnxruntime-gpu==\2; $(GPU)\nonnxruntime==\2; $(CPU)/" >> "$$folder/lock"; \
+	mv "$$folder/lock" requirements.lock

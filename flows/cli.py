@@ -126,14 +126,14 @@ def _keep_traceback() -> str:
     text = traceback.format_exc()
     if os.environ.get(_DEBUG):
         return text
-    import platformdirs
-
-    folder = Path(platformdirs.user_log_dir("assay", appauthor=False))
-    path = folder / f"traceback-{os.getpid()}.log"
     try:
+        import platformdirs
+
+        folder = Path(platformdirs.user_log_dir("assay", appauthor=False))
+        path = folder / f"traceback-{os.getpid()}.log"
         folder.mkdir(parents=True, exist_ok=True)
         path.write_text(text, encoding="utf-8")
-    except OSError:
+    except (OSError, ImportError):
         return text
     return f"its traceback is in {path} (or shown with `assay --debug ...`)"
 

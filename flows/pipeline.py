@@ -177,7 +177,7 @@ def _home(params: Path) -> Path:
 
 
 def _is_ours(dvc_yaml: Path) -> bool:
-    return dvc_yaml.read_text(encoding="utf-8").startswith(_MARK)
+    return dvc_yaml.read_bytes().startswith(_MARK.encode())
 
 
 def _check_foreign(dvc_yaml: Path, params: Path) -> None:

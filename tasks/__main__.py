@@ -41,6 +41,9 @@ def _run(stage: str, path: Path) -> int:
             except KeyboardInterrupt as error:
                 log.error("%s: interrupted; the previous artifacts are untouched", stage)
                 return exit_code(error)
+            except Exception as error:  # noqa: BLE001 (told with its traceback, to the log as well)
+                log.exception("%s: a bug; the previous artifacts are untouched", stage)
+                return exit_code(error)
     except AssayError as error:
         print(f"{stage}: {error}", file=sys.stderr)
         return error.exit_code

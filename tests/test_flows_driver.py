@@ -6,6 +6,7 @@ import logging
 import os
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import fake_pipeline
 import pytest
@@ -44,15 +45,13 @@ def test_dvcs_private_function_is_as_this_code_expects():
     assert "run_env" in inspect.signature(run_stage).parameters
 
 
-def test_both_drivers_find_each_others_work_and_write_the_same_lock(project):
-    pipeline = prepare(project / "params.yaml")
-    assert drive(pipeline) == dict.fromkeys(STAGES, Outcome.RAN)
-    driven = (project / "dvc.lock").read_bytes()
-    assert "didn't change" in fake_pipeline.run(project, "dvc", "repro").stdout
-    (project / "dvc.lock").unlink()
-    fake_pipeline.run(project, "dvc", "repro", "--force")
-    assert (project / "dvc.lock").read_bytes() == driven
-    assert drive(pipeline) == STILL
+def test_both_drivers_find_each_others_work_and_write_the_same_lock(done):
+    by_dvc = (done.root / "dvc.lock").read_bytes()
+    assert drive(done) == STILL
+    (done.root / "dvc.lock").unlink()
+    assert drive(done, forced=lambda _: True) == dict.fromkeys(STAGES, Outcome.RAN)
+    assert (done.root / "dvc.lock").read_bytes() == by_dvc
+    assert fake_pipeline.run(done.root, "dvc", "repro").stdout.count("didn't change") == len(STAGES)
 
 
 def test_a_stages_python_is_this_one_even_with_no_environment_active(done, monkeypatch):
@@ -194,3 +193,19 @@ class TestRwlock:
         path.write_text('{"write": {"/a": {"pi')
         os.utime(path, (time.time(), time.time()))
         assert drive(done) == STILL
+
+
+def test_a_stages_traceback_is_in_its_log(tmp_path, monkeypatch, capfd):
+    from tasks import __main__ as stages
+    from tasks.core import stage
+
+    def stumble(*_):
+        raise ZeroDivisionError("division by zero")
+
+    (tmp_path / "params.yaml").write_text(fake_pipeline.PARAMS)
+    monkeypatch.setattr(stage, "run_stage", stumble)
+    monkeypatch.setattr(stages, "process", SimpleNamespace(stop_on_terminate=int, die_with_driver=int))
+    assert stages.main(["tune", "--params", str(tmp_path / "params.yaml")]) == 1
+    kept = (tmp_path / "artifacts" / "logs" / "tune.log").read_text()
+    assert "in stumble" in kept
+    assert capfd.readouterr().err.count("in stumble") == 1

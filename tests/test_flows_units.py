@@ -106,7 +106,6 @@ class TestServer:
 
 def test_one_run_at_a_time_may_work_on_the_same_artifacts(project):
     pipeline = prepare(project / "params.yaml")
-    pipeline.artifacts.mkdir()
     with FileLock(pipeline.artifacts / ".run.lock"), pytest.raises(UsageError, match="one run at a time"):
         conduct(pipeline)
 

@@ -1,0 +1,328 @@
+"""The gate: what the bootstrap says of two models, and what the room does about it."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import worlds
+
+from tasks.core import files, manifest, scoring
+from tasks.core.errors import IntegrityError, MachineError, NotProven
+from tasks.core.metrics import auc
+from tasks.core.stage import run_stage
+from tasks.core.workloads.tabular.preprocess import Preprocess
+from tasks.verify.bootstrap import Comparison, compare
+from tasks.verify.judge import judge
+
+
+def models(count: int, noise: float, loss: float = 0.0, seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Labels, scores of an original, and of a candidate that differs by noise and is worse by ``loss``."""
+    random = np.random.default_rng(seed)
+    labels = (random.random(count) < 0.3).astype(np.float32)
+    original = labels * 1.2 + random.normal(size=count)
+    shipped = original - loss * labels + noise * random.normal(size=count)
+    return labels, original, shipped
+
+
+def test_equal_scores_have_no_drop_and_are_accepted() -> None:
+    labels, original, _ = models(500, 0)
+    found = compare(labels, original, original.copy(), 0.95, 200, 0)
+    assert (found.drop, found.lower, found.upper) == (0, 0, 0)
+    assert found.original == found.shipped == pytest.approx(auc(labels, original))
+    assert found.n == 500
+    assert judge(found, 1e-6, 0.01).verdict == "ACCEPT"
+
+
+def test_scores_of_the_same_order_have_no_drop() -> None:
+    labels, original, _ = models(500, 0)
+    assert compare(labels, original, np.exp(3 * original), 0.95, 200, 0).upper == 0
+
+
+def test_a_really_worse_model_is_a_regression() -> None:
+    found = compare(*models(2000, 0.0, loss=0.6), 0.95, 300, 0)
+    assert found.drop > 0.05
+    assert judge(found, 0.002, 0.02).verdict == "REGRESSION"
+
+
+def test_few_rows_are_inconclusive() -> None:
+    assert judge(compare(*models(100, 0.3), 0.95, 300, 0), 0.002, 0.1).verdict == "INCONCLUSIVE"
+
+
+def test_the_bounds_lie_around_the_drop_and_narrow_with_more_rows() -> None:
+    few, many = (compare(*models(count, 0.3), 0.95, 300, 0) for count in (300, 4800))
+    for found in (few, many):
+        assert found.lower < found.drop < found.upper
+        assert found.original_interval[0] < found.original < found.original_interval[1]
+        assert found.shipped_interval[0] < found.shipped < found.shipped_interval[1]
+    assert (few.upper - few.lower) / (many.upper - many.lower) == pytest.approx(4, rel=0.4)
+
+
+def test_pairing_makes_the_drop_far_better_known_than_either_figure() -> None:
+    found = compare(*models(2000, 0.05), 0.95, 300, 0)
+    assert found.upper - found.lower < (found.original_interval[1] - found.original_interval[0]) / 5
+
+
+def test_more_confidence_gives_wider_bounds() -> None:
+    narrow, wide = (compare(*models(500, 0.3), confidence, 500, 0) for confidence in (0.8, 0.99))
+    assert wide.upper > narrow.upper
+    assert wide.lower < narrow.lower
+
+
+def test_the_upper_bound_covers_the_true_drop_about_as_often_as_it_says() -> None:
+    """Twins of one quality: the true drop is 0, and a 90 % bound lies below it in about one of ten samples."""
+    missed = 0
+    for seed in range(150):
+        random = np.random.default_rng(seed)
+        labels = (random.random(400) < 0.3).astype(np.float32)
+        signal = labels + random.normal(size=400)
+        twins = (signal + 0.5 * random.normal(size=400) for _ in range(2))
+        missed += compare(labels, *twins, 0.9, 200, seed).upper < 0
+    assert 0.03 <= missed / 150 <= 0.19
+
+
+def test_the_same_seed_gives_the_same_bounds_and_another_does_not() -> None:
+    given = models(300, 0.3)
+    assert compare(*given, 0.95, 200, 1) == compare(*given, 0.95, 200, 1)
+    assert compare(*given, 0.95, 200, 1).upper != compare(*given, 0.95, 200, 2).upper
+
+
+# The room itself.
+
+
+def run(root: Path, **own: Any) -> manifest.Manifest:
+    return run_stage("verify", worlds.write_params(root, {"verify": own}), root)
+
+
+def verdict(folder: Path) -> dict[str, Any]:
+    found: dict[str, Any] = files.read_json(folder / "verdict.json")
+    return found
+
+
+def rebuild_model(root: Path, change: Callable[[onnx.ModelProto], None]) -> None:
+    """Let `compress` have left a changed model, with a manifest that says so."""
+    folder = root / "artifacts" / "compress"
+    before = manifest.read(folder)
+    model = onnx.load(folder / "model.onnx")
+    change(model)
+    onnx.save(model, folder / "model.onnx")
+    (folder / "manifest.json").unlink()
+    upstream = {name: root / "artifacts" / name for name in before.upstream}
+    roles = {name: entry.role for name, entry in before.files.items()}
+    manifest.write(manifest.build("compress", "2" * 64, upstream, folder, roles, {}, before.facts), folder)
+
+
+def replace_output(model: onnx.ModelProto, *nodes: onnx.NodeProto) -> None:
+    """Put nodes between the network's answer ("raw") and the output."""
+    for node in model.graph.node:
+        for index, name in enumerate(node.output):
+            if name == "probability":
+                node.output[index] = "raw"
+    model.graph.node.extend(nodes)
+
+
+def make_worse(model: onnx.ModelProto) -> None:
+    replace_output(model, onnx.helper.make_node("Round", ["raw"], ["probability"]))
+
+
+def make_nan(model: onnx.ModelProto) -> None:
+    nodes = onnx.helper.make_node("Sub", ["raw", "raw"], ["zero"]), onnx.helper.make_node(
+        "Div", ["zero", "zero"], ["probability"]
+    )
+    replace_output(model, *nodes)
+
+
+def test_an_accept_leaves_its_evidence(tiny: Path) -> None:
+    verified = tiny / "artifacts" / "verify"
+    found = verdict(verified)
+    assert found["verdict"] == "ACCEPT"
+    assert found["provider"] == "CPUExecutionProvider"
+    assert found["model_sha256"] == files.sha256(tiny / "artifacts" / "compress" / "model.onnx")
+    (line,) = found["lines"]
+    assert line["metric"] == "auc"
+    assert line["n"] == worlds.SIZES["test"]
+    assert line["lower"] <= line["drop"] <= line["bound"] <= line["margin"]
+    predictions = pq.read_table(verified / "predictions.parquet")
+    labels, original, shipped = (predictions[name].to_numpy() for name in ("label", "original", "shipped"))
+    assert line["original"] == pytest.approx(auc(labels, original))
+    assert line["shipped"] == pytest.approx(auc(labels, shipped))
+    assert line["drop"] == pytest.approx(line["original"] - line["shipped"])
+    test = pq.read_table(tiny / "artifacts" / "validate" / "test.parquet")
+    assert predictions["row"].equals(test["row"])
+    assert labels.tolist() == test["late"].to_pylist()
+    assert not (tiny / "artifacts" / "rejected").exists()
+
+
+def test_the_original_scores_are_torchs_and_the_shipped_ones_the_files(tiny: Path) -> None:
+    predictions = pq.read_table(tiny / "artifacts" / "verify" / "predictions.parquet")
+    differences = np.abs(predictions["original"].to_numpy() - predictions["shipped"].to_numpy())
+    assert 0 < differences.max() < 0.1, "int8 is not quite the original"
+
+
+def test_the_metrics_of_all_stages_are_gathered(tiny: Path) -> None:
+    gathered = files.read_json(tiny / "artifacts" / "metrics.json")
+    assert all(isinstance(value, (int, float)) for value in gathered.values())
+    assert {name.partition(".")[0] for name in gathered} == {"validate", "tune", "compress", "verify"}
+    assert gathered["verify.shipped_auc"] == verdict(tiny / "artifacts" / "verify")["lines"][0]["shipped"]
+
+
+@pytest.mark.parametrize(
+    ("change", "own", "word"),
+    [
+        (make_worse, {}, "REGRESSION"),
+        (make_nan, {}, "ANOMALOUS"),
+        (None, {"margin": 1e-9}, "INCONCLUSIVE"),
+    ],
+)
+def test_any_other_verdict_stops_the_run_and_is_published(
+    world: Path, change: Callable[[onnx.ModelProto], None] | None, own: dict[str, Any], word: str
+) -> None:
+    if change is not None:
+        rebuild_model(world, change)
+    artifacts = world / "artifacts"
+    before, metrics = manifest.identity(artifacts / "verify"), (artifacts / "metrics.json").read_bytes()
+    with pytest.raises(NotProven, match=word) as caught:
+        run(world, **own)
+    assert caught.value.exit_code == 4
+    assert "verdict.json" in caught.value.way_out
+    assert manifest.identity(artifacts / "verify") == before
+    assert verdict(artifacts / "verify")["verdict"] == "ACCEPT"
+    assert (artifacts / "metrics.json").read_bytes() == metrics
+    assert not list(artifacts.glob(".verify.p*"))
+    told = verdict(artifacts / "rejected" / "verify")
+    assert told["verdict"] == word
+    assert told["reason"] in str(caught.value)
+    assert (artifacts / "rejected" / "verify" / "predictions.parquet").is_file()
+
+
+def _manifest_anew(root: Path, stage: str, upstream: set[str]) -> None:
+    folder = root / "artifacts" / stage
+    before = files.read_json(folder / "manifest.json")
+    (folder / "manifest.json").unlink()
+    roles = {name: entry["role"] for name, entry in before["files"].items()}
+    paths = {name: root / "artifacts" / name for name in upstream}
+    manifest.write(
+        manifest.build(stage, before["settings"], paths, folder, roles, before["metrics"], before["facts"]), folder
+    )
+
+
+def test_a_report_of_a_rejected_run_does_not_outlive_an_accepted_one(world: Path) -> None:
+    with pytest.raises(NotProven):
+        run(world, margin=1e-9)
+    assert (world / "artifacts" / "rejected" / "verify").exists()
+    run(world)
+    assert not (world / "artifacts" / "rejected" / "verify").exists()
+
+
+@pytest.mark.parametrize(
+    ("answers", "said", "lines"),
+    [
+        (lambda labels: labels[:-1], "600 labels, 600 and 599 scores", 0),
+        (lambda labels: labels + np.inf, "600 scores of the exported model are not finite", 0),
+        (lambda labels: labels, r"AUC rises by 0\.\d+, which no compression explains", 1),
+    ],
+    ids=["too few", "infinite", "too good"],
+)
+def test_answers_that_cannot_be_are_anomalous(
+    world: Path, monkeypatch: pytest.MonkeyPatch, answers: Callable[[np.ndarray], np.ndarray], said: str, lines: int
+) -> None:
+    def score(_: Path, __: Preprocess, rows: pa.Table, ___: str) -> scoring.Exported:
+        return scoring.Exported(answers(rows["late"].to_numpy().astype(np.float32)), "CPUExecutionProvider")
+
+    monkeypatch.setattr(scoring, "score_exported", score)
+    with pytest.raises(NotProven, match=f"ANOMALOUS: .*{said}"):
+        run(world)
+    assert len(verdict(world / "artifacts" / "rejected" / "verify")["lines"]) == lines
+
+
+@pytest.mark.parametrize("keep", [lambda late: late == 1, lambda late: False], ids=["one class", "no rows"])
+def test_a_test_split_that_cannot_judge_is_anomalous(world: Path, keep: Callable[[int], bool]) -> None:
+    path = world / "artifacts" / "validate" / "test.parquet"
+    test = pq.read_table(path)
+    pq.write_table(test.filter(pa.array([keep(late) for late in test["late"].to_pylist()])), path)
+    for stage, upstream in (("validate", {"ingest"}), ("tune", {"validate"}), ("compress", {"validate", "tune"})):
+        _manifest_anew(world, stage, upstream)
+    with pytest.raises(NotProven, match="ANOMALOUS: test needs rows of both classes"):
+        run(world)
+
+
+def test_evidence_without_a_figure_is_published_as_null(world: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from tasks.verify import bootstrap
+
+    nan = float("nan")
+    empty = Comparison(0.8, (nan, nan), 0.8, (nan, nan), 0.0, nan, nan, 3)
+    monkeypatch.setattr(bootstrap, "compare", lambda *_: empty)
+    with pytest.raises(NotProven, match="ANOMALOUS"):
+        run(world)
+    text = (world / "artifacts" / "rejected" / "verify" / "verdict.json").read_text()
+    assert json.loads(text)["lines"][0]["bound"] is None
+
+
+# The process that scores.
+
+
+@pytest.fixture
+def given(tiny: Path) -> tuple[Path, Preprocess, pa.Table]:
+    """What the exported file is scored with."""
+    preprocess = Preprocess.load(tiny / "artifacts" / "tune" / "preprocess.json")
+    rows = pq.read_table(tiny / "artifacts" / "validate" / "test.parquet").slice(0, 20)
+    return tiny / "artifacts" / "compress", preprocess, rows
+
+
+def test_the_scoring_process_holds_deploys_code_and_nothing_else(given: Any, tmp_path: Path) -> None:
+    folder, preprocess, rows = given
+    np.savez(tmp_path / "rows.npz", **preprocess.raw_inputs(rows))
+    code = (
+        "import sys; from deploy.score import main; "
+        "assert main(sys.argv[1:]) == 0; print(*{name.partition('.')[0] for name in sys.modules})"
+    )
+    command = [sys.executable, "-c", code, folder, tmp_path / "rows.npz", tmp_path / "out.npz", "--device", "cpu"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    loaded = set(done.stdout.split())
+    assert {"deploy", "numpy", "onnxruntime"} <= loaded
+    assert not loaded & {"torch", "pandas", "pyarrow", "onnx", "tasks", "flows", "prefect", "dvc", "optuna", "pydantic"}
+
+
+@pytest.mark.parametrize("foreign", ["torch", "tasks"])
+def test_the_scoring_process_refuses_to_answer_beside_anything_else(given: Any, tmp_path: Path, foreign: str) -> None:
+    folder, preprocess, rows = given
+    np.savez(tmp_path / "rows.npz", **preprocess.raw_inputs(rows))
+    code = f"import sys; sys.modules['{foreign}'] = sys; from deploy.score import main; sys.exit(main(sys.argv[1:]))"
+    command = [sys.executable, "-c", code, folder, tmp_path / "rows.npz", tmp_path / "out.npz"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert foreign in done.stderr
+
+
+def test_a_model_that_does_not_load_is_an_integrity_error(given: Any, tmp_path: Path) -> None:
+    folder, preprocess, rows = given
+    (tmp_path / "signature.json").write_bytes((folder / "signature.json").read_bytes())
+    (tmp_path / "model.onnx").write_bytes((folder / "model.onnx").read_bytes()[:-100])
+    with pytest.raises(IntegrityError, match="must load"):
+        scoring.score_exported(tmp_path, preprocess, rows, "cpu")
+
+
+@pytest.mark.parametrize("said", ["device cuda must really be used", "[Errno 28] No space left on device"])
+def test_what_the_machine_refuses_the_scoring_process_is_a_machine_error(
+    given: Any, monkeypatch: pytest.MonkeyPatch, said: str
+) -> None:
+    folder, preprocess, rows = given
+    failed = subprocess.CompletedProcess([], 2, "", said)
+    monkeypatch.setattr(subprocess, "run", lambda *_, **__: failed)
+    with pytest.raises(MachineError) as caught:
+        scoring.score_exported(folder, preprocess, rows, "cpu")
+    assert said in str(caught.value)
+
+
+def test_no_rows_are_scored_without_a_crash(given: Any) -> None:
+    folder, preprocess, rows = given
+    assert scoring.score_exported(folder, preprocess, rows.slice(0, 0), "cpu").probabilities.shape == (0,)
