@@ -149,6 +149,7 @@ def finish_validate(artifacts: Path, table: pa.Table, classes: tuple[Any, Any] =
         "classes": list(classes),
         "rows": counts,
         "time_column": "when" if "when" in columns else None,
+        "split": {"by": "random"},
         "content_hash": "c0ffee",
     }
     roles = {f"{name}.parquet": "rows" for name in (*SIZES, "calibration")}

@@ -254,7 +254,7 @@ class Features(Section):
     """Which columns the model reads."""
 
     drop: tuple[str, ...] = ()
-    """Columns that the model must not see (the target and a time split's column never are features)."""
+    """Columns that the model must not see (the target and the column that the split is made by never are features)."""
     categorical: tuple[str, ...] = ()
     """Integer columns that are names, not quantities (string and boolean columns always are categories)."""
     min_count: Positive = 100

@@ -52,13 +52,13 @@ class Objective:
 
         device = devices.prepare(settings.base)
         target, features = facts["target"], settings.own.features
-        hidden = [name for name in (target, facts["time_column"]) if name]
+        hidden = {target, facts["time_column"], facts["split"].get("column")} - {None}
         rows = pq.read_table(splits / "train.parquet")
         preprocess = fit(
             rows,
             facts["columns"],
             facts["classes"],
-            exclude=[*hidden, *features.drop],
+            exclude=[*sorted(hidden), *features.drop],
             categorical=features.categorical,
             min_count=features.min_count,
             bins=features.bins,
