@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import math
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -50,7 +51,7 @@ def write_csv(path: Path, outputs: Mapping[str, np.ndarray]) -> None:
     """Write the outputs of a model, one line a row; an output of several values a row becomes several columns."""
     flat: dict[str, np.ndarray] = {}
     for name, array in outputs.items():
-        table = array.reshape(len(array), -1)
+        table = array.reshape(len(array), math.prod(array.shape[1:]))
         width = table.shape[1]
         flat.update({name if width == 1 else f"{name}_{i}": table[:, i] for i in range(width)})
     with path.open("w", encoding="utf-8", newline="") as file:

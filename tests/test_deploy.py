@@ -269,6 +269,7 @@ def csv_file(folder: Path, content: str | bytes) -> Path:
         ("a,n,t\n", {"a": [], "n": [], "t": []}),
         ("a\n1\n", {"a": ["1"]}),
         ("a,n,t\n1,2,a\"b\n", {"a": ["1"], "n": ["2"], "t": ['a"b']}),
+        ("a,n,t\n1,2,\x00\n", {"a": ["1"], "n": ["2"], "t": ["\x00"]}),
     ],
 )  # fmt: skip
 def test_a_csv_file_gives_the_columns_of_the_signature(
@@ -289,21 +290,16 @@ def test_a_csv_file_gives_the_columns_of_the_signature(
         ('a,n,t\n1,2,"x\ny"\n1,2\n', "line 4"),
         (b"a,n,t\n1,2,\xe9\n", "UTF-8"),
         ("a,n,t\n1,2,x\n".encode("utf-16"), "UTF-8"),
-        ("a,n,t\n1,2,\x00\n", None),
         ('a,n,t\n1,2,"x\n3,4,y\n', "unexpected end of data"),
         ('a,n,t\n1,2,"x"y\n', "expected after"),
         ("a,n,t\n1,2," + "x" * 200_000 + "\n", "field limit"),
     ],
 )
 def test_a_csv_file_that_cannot_be_read_for_sure_is_rejected(
-    tmp_path: Path, content: str | bytes, said: str | None
+    tmp_path: Path, content: str | bytes, said: str
 ) -> None:
-    path = csv_file(tmp_path, content)
-    if said is None:  # newer Pythons read a NUL as a character like any other
-        assert read_csv(path, SIGNATURE)["t"].tolist() == ["\x00"]
-        return
     with pytest.raises(DataRejected, match=said) as caught:
-        read_csv(path, SIGNATURE)
+        read_csv(csv_file(tmp_path, content), SIGNATURE)
     assert caught.value.exit_code == 3
     assert "rows.csv" in str(caught.value)
 
