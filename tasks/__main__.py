@@ -8,24 +8,29 @@ import sys
 from pathlib import Path
 
 from tasks.core import process
-from tasks.core.errors import AssayError
-from tasks.core.log import log, log_file, logging_to
-from tasks.core.settings import STAGES, load
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the stage that the arguments name; return the exit code (see :mod:`tasks.core.errors`)."""
-    parser = argparse.ArgumentParser(prog="python -m tasks", description="Run one stage of the pipeline.")
-    parser.add_argument("stage", choices=STAGES)
-    parser.add_argument("--params", type=Path, default=Path("params.yaml"), help="params file (default: params.yaml)")
-    options = parser.parse_args(arguments)
-    process.stop_on_terminate()
-    process.die_with_driver()
+    with process.dying_of_interrupt():  # while modules load, there is nothing to clean up
+        from tasks.core.stage import UPSTREAM
+
+        parser = argparse.ArgumentParser(prog="python -m tasks", description="Run one stage of the pipeline.")
+        parser.add_argument("stage", choices=UPSTREAM)
+        parser.add_argument(
+            "--params", type=Path, default=Path("params.yaml"), help="params file (default: params.yaml)"
+        )
+        options = parser.parse_args(arguments)
+        process.stop_on_terminate()
+        process.die_with_driver()
     return _run(options.stage, options.params)
 
 
 def _run(stage: str, path: Path) -> int:
+    from tasks.core.errors import AssayError
     from tasks.core.files import machine_errors
+    from tasks.core.log import log, log_file, logging_to
+    from tasks.core.settings import load
     from tasks.core.stage import exit_code, run_stage
 
     root = path.parent

@@ -168,7 +168,8 @@ def test_int8_really_holds_8_bit_weights(tiny: Path) -> None:
 
 def test_fp32_has_the_figure_of_the_original(tiny: Path) -> None:
     fp32 = files.read_json(tiny / "artifacts" / "compress" / "candidates.json")[0]
-    assert fp32["auc"] == pytest.approx(files.read_json(tiny / "artifacts" / "tune" / "models.json")[0]["auc"], abs=1e-4)
+    original = files.read_json(tiny / "artifacts" / "tune" / "models.json")[0]
+    assert fp32["auc"] == pytest.approx(original["auc"], abs=1e-4)
 
 
 def test_every_candidate_answers_raw_rows_by_the_same_signature(tiny: Path, tmp_path: Path) -> None:

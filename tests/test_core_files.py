@@ -80,7 +80,9 @@ def kill(*_, **__):
 if at == "between":
     Path.rename = lambda path, target: kill() if path.name == ".stage.partial" else rename(path, target)
 if at == "after":
-    files.shutil.rmtree = lambda path, **more: kill() if path.name == ".stage.previous" and path.exists() else rmtree(path, **more)
+    def last_step(path, **more):
+        return kill() if path.name == ".stage.previous" and path.exists() else rmtree(path, **more)
+    files.shutil.rmtree = last_step
 with files.replaced_folder(final) as partial:
     (partial / "new").write_text("new")
     if at == "inside":

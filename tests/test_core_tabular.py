@@ -29,9 +29,7 @@ SHAPE = Architecture(hidden=16, layers=2, dropout=0.1, feature_dropout=0.1, numb
 
 def fitted(table: pa.Table, **changes: Any) -> Preprocess:
     columns = {
-        name: kind
-        for name, kind in (worlds.COLUMNS | changes.pop("columns", {})).items()
-        if name in table.column_names
+        name: kind for name, kind in (worlds.COLUMNS | changes.pop("columns", {})).items() if name in table.column_names
     }
     options: dict[str, Any] = {"exclude": ["late", "when"], "categorical": ["route"], "min_count": 5, "bins": 6}
     options |= changes

@@ -1,4 +1,4 @@
-"""The serving code: a bundle is what its manifest says or it is refused; rows are what the signature says or rejected."""
+"""The serving code: a bundle is what its manifest says, and rows are what the signature says, or they are refused."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def escape(folder: Path) -> None:
 DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
     "one bit of the model": (lambda folder: flip(folder / "model.onnx"), "model.onnx: changed"),
     "one bit of the card": (lambda folder: flip(folder / "README.md"), "README.md: changed"),
-    "one bit of the golden answer": (lambda folder: flip(folder / "golden" / "response.json"), "response.json: changed"),
+    "one bit of the answer": (lambda folder: flip(folder / "golden" / "response.json"), "response.json: changed"),
     "a truncated model": (lambda folder: os.truncate(folder / "model.onnx", 100), "model.onnx: changed"),
     "a file more": (lambda folder: (folder / "golden" / "x").touch(), "golden/x: not in the manifest"),
     "a hidden file more": (lambda folder: (folder / ".x").touch(), ".x: not in the manifest"),
@@ -295,9 +295,7 @@ def test_a_csv_file_gives_the_columns_of_the_signature(
         ("a,n,t\n1,2," + "x" * 200_000 + "\n", "field limit"),
     ],
 )
-def test_a_csv_file_that_cannot_be_read_for_sure_is_rejected(
-    tmp_path: Path, content: str | bytes, said: str
-) -> None:
+def test_a_csv_file_that_cannot_be_read_for_sure_is_rejected(tmp_path: Path, content: str | bytes, said: str) -> None:
     with pytest.raises(DataRejected, match=said) as caught:
         read_csv(csv_file(tmp_path, content), SIGNATURE)
     assert caught.value.exit_code == 3

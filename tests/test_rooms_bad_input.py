@@ -35,10 +35,10 @@ def start(root: Path, stage: str, **more: Any) -> subprocess.Popen[str]:
     return subprocess.Popen(command, cwd=root, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, **more)
 
 
-def finish(process: subprocess.Popen[str], code: int) -> str:
-    """Wait; the exit code must be ``code`` and nothing may look like a bug. Returns what it said."""
+def finish(process: subprocess.Popen[str], *codes: int) -> str:
+    """Wait; the exit code must be one of ``codes`` and nothing may look like a bug. Returns what it said."""
     out, said = process.communicate(timeout=60)
-    assert process.returncode == code, said
+    assert process.returncode in codes, f"exit code {process.returncode}: {said}"
     assert "Traceback" not in said
     assert not out
     return said
@@ -52,21 +52,24 @@ def left_over(root: Path) -> list[str]:
 
 
 def state(root: Path) -> dict[str, bytes]:
-    """Every finished artifact and bundle; not the logs, the locks and the scratch folder."""
+    """Every finished artifact and bundle, by its path; nothing hidden (locks, partial folders), no log, no scratch."""
     folders = [root / "artifacts" / stage for stage in STAGES] + [root / "dist"]
     paths = [path for folder in folders for path in folder.rglob("*") if path.is_file()]
-    return {str(path.relative_to(root)): path.read_bytes() for path in [*paths, root / "artifacts" / "metrics.json"]}
+    names = [path.relative_to(root).as_posix() for path in [*paths, root / "artifacts" / "metrics.json"]]
+    return {name: (root / name).read_bytes() for name in names if "/." not in name}
 
 
 # Killed.
 
-#: Where a stage is certainly inside its work: a line of its log, or a file.
+#: Where a stage is in the middle of its work: a line of its log, or a file.
 INSIDE: dict[str, Callable[[Path], bool]] = {
     "tune": lambda root: "trial 2 of 3, epoch 1" in log(root, "tune"),
     "compress": lambda root: "fp32 has" in log(root, "compress"),
     "verify": lambda root: (root / "artifacts" / ".verify.partial" / "predictions.parquet").exists(),
     "export": lambda root: any((root / "dist" / "tiny").glob(".partial-*/MANIFEST.sha256")),
 }
+#: Python itself ends by SIGINT (-2), whatever the exit code, if the interrupt came through a call of exec().
+CODES = {signal.SIGINT: (130, -2), signal.SIGTERM: (143,), signal.SIGKILL: (-9,)}
 
 
 def log(root: Path, stage: str) -> str:
@@ -74,60 +77,84 @@ def log(root: Path, stage: str) -> str:
     return path.read_text() if path.is_file() else ""
 
 
-def kill_inside(root: Path, stage: str, number: int) -> str:
-    """Start a stage, send the signal once it is at work, and return what it said."""
-    shutil.rmtree(root / "artifacts" / "logs", ignore_errors=True)
-    process = start(root, stage)
-    end = time.monotonic() + 60
-    while not INSIDE[stage](root):
-        assert process.poll() is None, f"{stage} ended before it could be killed: {process.communicate()[1]}"
+def _slow_scoring(root: Path) -> dict[str, str]:
+    """Let the process that scores begin a second late, so that a signal surely comes while the stage waits for it."""
+    late = root / "late"
+    late.mkdir()
+    code = 'import sys, time\nif "deploy.score" in sys.orig_argv:\n    time.sleep(1)\n'
+    (late / "sitecustomize.py").write_text(code)
+    return {**os.environ, "PYTHONPATH": os.pathsep.join([str(late), os.environ.get("PYTHONPATH", "")])}
+
+
+def begun(root: Path, stage: str) -> bool:
+    return (root / "artifacts" / f".{stage}.partial").exists()
+
+
+def kill_inside(roots: Mapping[signal.Signals, Path], stage: str) -> dict[signal.Signals, str]:
+    """Start a stage in each folder, send it its signal, and return what they said.
+
+    SIGTERM comes as soon as the stage has begun, the others in the middle of its work.
+    """
+    running = {number: start(root, stage, env=_slow_scoring(root)) for number, root in roots.items()}
+    waiting, end = dict(running), time.monotonic() + 90
+    while waiting:
         assert time.monotonic() < end, f"{stage} never came to its work"
+        for number, process in list(waiting.items()):
+            root = roots[number]
+            if begun(root, stage) and (number == signal.SIGTERM or INSIDE[stage](root)):
+                process.send_signal(number)
+                del waiting[number]
+            else:
+                assert process.poll() is None, f"{stage} ended before it was killed: {process.communicate()[1]}"
         time.sleep(0.002)
-    process.send_signal(number)
-    expected = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGKILL: -9}
-    return finish(process, expected[signal.Signals(number)])
+    return {number: finish(process, *CODES[number]) for number, process in running.items()}
 
 
 @pytest.mark.parametrize("stage", STAGES)
-def test_a_stage_that_is_interrupted_terminated_and_killed_ends_as_if_nothing_had_happened(
-    tiny: Path, world: Path, stage: str
+def test_a_stage_that_is_interrupted_terminated_or_killed_ends_as_if_nothing_had_happened(
+    tiny: Path, tmp_path: Path, stage: str
 ) -> None:
     """Its output is there from a run before, so that the previous artifacts can be seen to stay."""
-    artifacts = world / "artifacts"
-    shutil.rmtree(world / "dist")
-    before = manifest.identity(artifacts / stage)
-    said = kill_inside(world, stage, signal.SIGINT)
-    assert "interrupted; the previous artifacts are untouched" in said
-    assert not left_over(world)
-    kill_inside(world, stage, signal.SIGTERM)
-    assert not left_over(world)
-    kill_inside(world, stage, signal.SIGKILL)
-    assert manifest.identity(artifacts / stage) == before
-    assert manifest.read(artifacts / stage)
+    roots = {number: shutil.copytree(tiny, tmp_path / number.name) for number in CODES}
+    undisturbed = tiny
+    for root in roots.values():
+        shutil.rmtree(root / "dist")
+    if stage == "verify":  # long enough to be met in the middle
+        undisturbed = shutil.copytree(tiny, tmp_path / "undisturbed")
+        for root in (undisturbed, *roots.values()):
+            settings = worlds.write_params(root, {"verify": {"resamples": 15_000}})
+        run_stage("verify", settings, undisturbed)
+    before = state(roots[signal.SIGKILL])
+    said = kill_inside(roots, stage)
+    assert "interrupted; the previous artifacts are untouched" in said[signal.SIGINT]
+    for number, root in roots.items():
+        assert state(root) == before
+        assert number == signal.SIGKILL or not left_over(root)
 
-    shutil.rmtree(artifacts / stage)
-    finish(start(world, stage), 0)
-    assert not left_over(world)
-    assert manifest.identity(artifacts / stage) == manifest.identity(tiny / "artifacts" / stage)
+    killed = roots[signal.SIGKILL]
+    shutil.rmtree(killed / "artifacts" / stage)
+    finish(start(killed, stage), 0)
+    assert not left_over(killed)
+    assert manifest.identity(killed / "artifacts" / stage) == manifest.identity(undisturbed / "artifacts" / stage)
     if stage == "tune":
-        assert "trial 1 of 3" not in log(world, stage), "the finished trial was not run again"
+        assert "trial 1 of 3" not in log(killed, stage), "the finished trial was run again"
     if stage == "export":
-        assert state(world).keys() == state(tiny).keys()
+        assert state(killed).keys() == state(tiny).keys()
 
 
 def test_a_stage_ends_with_the_driver_that_started_it(world: Path) -> None:
     code = "import subprocess, sys; subprocess.run([sys.executable, '-m', 'tasks', 'tune'])"
     with subprocess.Popen([sys.executable, "-c", code], cwd=world, stderr=subprocess.DEVNULL) as driver:
-        end = time.monotonic() + 60
-        while not (world / "artifacts" / ".tune.partial").exists():
-            assert time.monotonic() < end
-            time.sleep(0.01)
+        wait_for((world / "artifacts" / ".tune.partial").exists)
         driver.kill()
-    end = time.monotonic() + 20
-    while left_over(world):
-        assert time.monotonic() < end, "the stage outlived its driver"
-        time.sleep(0.05)
-    finish(start(world, "verify"), 0)
+    wait_for(lambda: not left_over(world))
+
+
+def wait_for(condition: Callable[[], bool], seconds: float = 60) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.01)
 
 
 # No room, no permission.
@@ -155,9 +182,16 @@ def small_disk(tmp_path: Path) -> Iterator[Callable[[int], Path]]:
         subprocess.run(["umount", "-l", str(place)], check=True)
 
 
-def used_kib(folder: Path) -> int:
-    blocks = [-(-path.stat().st_size // 4096) * 4 for path in folder.rglob("*") if path.is_file()]
-    return sum(blocks) + 4 * sum(1 for path in folder.rglob("*") if path.is_dir())
+def moved(world: Path, root: Path) -> Path:
+    shutil.copytree(world, root, dirs_exist_ok=True)
+    return root
+
+
+def fill(root: Path, room: int) -> Path:
+    """Leave ``room`` KiB of the file system."""
+    filler = root / "filler"
+    filler.write_bytes(b"x" * (shutil.disk_usage(root).free - room * 1024))
+    return filler
 
 
 @pytest.mark.parametrize(
@@ -165,43 +199,48 @@ def used_kib(folder: Path) -> int:
     [
         ("tune", {"storage": "journal"}, 24),
         ("tune", {"storage": "sqlite"}, 40),
-        ("tune", {}, 0),
         ("compress", {}, 48),
         ("verify", {}, 4),
         ("export", {}, 24),
     ],
 )
-def test_a_full_disk_is_exit_2_and_leaves_the_previous_artifacts(
+def test_a_full_disk_leaves_the_previous_artifacts_and_the_next_run_ends_well(
     world: Path, small_disk: Callable[[int], Path], stage: str, changes: Mapping[str, Any], room: int
 ) -> None:
     """A real file system with too little room for the stage's second run."""
-    root = small_disk(4096)
-    for name in ("artifacts", "dist", "params.yaml"):
-        shutil.copytree(world / name, root / name) if (world / name).is_dir() else shutil.copy(world / name, root)
-    worlds.write_params(root, {stage: changes})
+    root = moved(world, small_disk(4096))
+    settings = worlds.write_params(root, {stage: changes})
     before = state(root)
-    fill = root / "filler"
-    free = shutil.disk_usage(root).free
-    fill.write_bytes(b"x" * max(0, free - room * 1024))
+    filler = fill(root, room)
+    with pytest.raises(MachineError, match="no space left"):
+        run_stage(stage, settings, root)
+    assert state(root) == before
+    assert not left_over(root)
+    filler.unlink()
+    run_stage(stage, settings, root)
+    assert manifest.read(root / "artifacts" / stage)
+
+
+@pytest.mark.parametrize(("stage", "room"), [("tune", 0), ("export", 8)])
+def test_a_full_disk_is_exit_2_even_when_the_log_cannot_be_written(
+    world: Path, small_disk: Callable[[int], Path], stage: str, room: int
+) -> None:
+    root = moved(world, small_disk(4096))
+    before = state(root)
+    fill(root, room)
     said = finish(start(root, stage), 2)
     assert "no space left" in said
     assert "way out" in said
     assert state(root) == before
     assert not left_over(root)
-    fill.unlink()
-    finish(start(root, stage), 0)
-    assert manifest.read(root / "artifacts" / stage)
 
 
 def test_a_read_only_disk_is_exit_2(world: Path, small_disk: Callable[[int], Path]) -> None:
     """The superuser may write into any folder, but into no file system that is mounted read-only."""
-    root = small_disk(4096)
-    for name in ("artifacts", "dist"):
-        shutil.copytree(world / name, root / name)
-    shutil.copy(world / "params.yaml", root)
+    root = moved(world, small_disk(4096))
     before = state(root)
     subprocess.run(["mount", "-o", "remount,ro", str(root)], check=True)
-    said = finish(start(root, "verify"), 2)
+    said = finish(start(root, "export"), 2)
     assert "Read-only file system" in said
     assert "base.artifacts_dir" in said
     assert state(root) == before
@@ -228,8 +267,10 @@ WRITERS = {
 }
 
 
-@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EACCES, errno.EROFS])
-@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize(
+    ("stage", "number"),
+    [*((stage, errno.ENOSPC) for stage in STAGES), ("export", errno.EACCES), ("export", errno.EROFS)],
+)
 def test_a_refusal_of_the_system_in_the_middle_of_a_stage_is_a_machine_error(
     world: Path, monkeypatch: pytest.MonkeyPatch, stage: str, number: int
 ) -> None:
@@ -279,9 +320,6 @@ MISTAKES: dict[str, tuple[str, Callable[[Path], object], int, str]] = {
     "a feature that is not there": (
         "tune", lambda root: worlds.write_params(root, {"tune": {"features": {"drop": ["x"]}}}), 2, "no such column: x",
     ),
-    "a device that is not there": (
-        "verify", lambda root: worlds.write_params(root, {"base": {"device": "cuda"}}), 2, "needs a CUDA device",
-    ),
     "a file where the artifacts should be": (
         "tune", lambda root: worlds.write_params(root, {"base": {"artifacts_dir": "params.yaml"}}), 2, "params.yaml",
     ),
@@ -318,20 +356,19 @@ def test_another_params_file_has_its_own_artifacts(world: Path) -> None:
     (world / "sub").mkdir()
     shutil.copytree(world / "artifacts", world / "sub" / "other")
     worlds.write_params(world / "sub", {"base": {"artifacts_dir": "other"}})
-    shutil.rmtree(world / "sub" / "other" / "verify")
-    command = [sys.executable, "-m", "tasks", "verify", "--params", "sub/params.yaml"]
+    shutil.rmtree(world / "sub" / "other" / "export")
+    command = [sys.executable, "-m", "tasks", "export", "--params", "sub/params.yaml"]
     subprocess.run(command, cwd=world, check=True, capture_output=True)
-    assert manifest.read(world / "sub" / "other" / "verify")
-    assert "verify: done in" in (world / "sub" / "other" / "logs" / "verify.log").read_text()
+    assert manifest.read(world / "sub" / "other" / "export")
+    assert "export: done in" in (world / "sub" / "other" / "logs" / "export.log").read_text()
+    assert (world / "sub" / "dist" / "tiny").is_dir()
 
 
 def test_a_second_run_of_a_running_stage_is_refused(world: Path) -> None:
     with start(world, "tune") as first:
-        while not (world / "artifacts" / ".tune.partial").exists():
-            assert first.poll() is None
-            time.sleep(0.01)
+        wait_for((world / "artifacts" / ".tune.partial").exists)
         assert "another one is running" in finish(start(world, "tune"), 2)
-        finish(first, 0)
+        first.kill()
 
 
 def test_what_a_stage_measured_is_kept_apart_from_what_it_made(tiny: Path) -> None:

@@ -69,13 +69,12 @@ def plain(trial: FrozenTrial) -> tuple[Any, ...]:
     return (trial.number, trial.state.name, trial.params, trial.values, trial.intermediate_values, marks)
 
 
-@pytest.mark.parametrize("storage", ["journal", "sqlite"])
 @pytest.mark.parametrize("pruner", ["hyperband", "none"])
 @pytest.mark.parametrize("sampler", ["tpe", "random", "grid"])
-def test_every_sampler_pruner_and_storage_gives_its_number_of_trials_and_the_same_ones_again(
-    tmp_path: Path, sampler: str, pruner: str, storage: str
+def test_every_sampler_and_pruner_gives_its_number_of_trials_and_the_same_ones_again(
+    tmp_path: Path, sampler: str, pruner: str
 ) -> None:
-    settings = tune(sampler=sampler, pruner=pruner, storage=storage)
+    settings = tune(sampler=sampler, pruner=pruner)
     trials = search(settings, tmp_path / "a")
     assert [trial[0] for trial in trials] == list(range(8))
     assert search(settings, tmp_path / "b") == trials
@@ -217,7 +216,7 @@ def test_a_bug_in_a_training_is_not_taken_for_a_failed_trial(tmp_path: Path) -> 
 
 
 def test_a_fixed_hyperparameter_is_not_searched(tmp_path: Path) -> None:
-    fixed = {name: 1 for name in Space.model_fields} | {"dropout": 0.1, "feature_dropout": 0}
+    fixed = dict.fromkeys(Space.model_fields, 1) | {"dropout": 0.1, "feature_dropout": 0}
     settings = tune(space=fixed, trials=2)
     given: list[Mapping[str, float]] = []
 
@@ -298,9 +297,7 @@ def test_the_same_seed_gives_the_same_manifest_and_another_seed_does_not(tiny: P
     assert other.files["trials.csv"] != first.files["trials.csv"]
 
 
-def test_an_interrupted_room_goes_on_where_it_stopped(
-    tiny: Path, root: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_interrupted_room_goes_on_where_it_stopped(tiny: Path, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     trained: list[int] = []
     train = objective.train
 

@@ -135,8 +135,9 @@ def make_worse(model: onnx.ModelProto) -> None:
 
 
 def make_nan(model: onnx.ModelProto) -> None:
-    nodes = onnx.helper.make_node("Sub", ["raw", "raw"], ["zero"]), onnx.helper.make_node(
-        "Div", ["zero", "zero"], ["probability"]
+    nodes = (
+        onnx.helper.make_node("Sub", ["raw", "raw"], ["zero"]),
+        onnx.helper.make_node("Div", ["zero", "zero"], ["probability"]),
     )
     replace_output(model, *nodes)
 

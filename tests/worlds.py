@@ -148,8 +148,8 @@ def finish_validate(artifacts: Path, table: pa.Table, classes: tuple[Any, Any] =
         "target": target,
         "classes": list(classes),
         "rows": counts,
+        "split": {"by": "random", "validation": 0.15, "test": 0.15},
         "time_column": "when" if "when" in columns else None,
-        "split": {"by": "random"},
         "content_hash": "c0ffee",
     }
     roles = {f"{name}.parquet": "rows" for name in (*SIZES, "calibration")}

@@ -64,8 +64,8 @@ def replaced_folder(final: Path) -> Iterator[Path]:
     partial, previous = (final.with_name(f".{final.name}.{word}") for word in ("partial", "previous"))
     recover_folder(final)
     shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
     try:
+        partial.mkdir(parents=True)
         yield partial
         if final.exists():
             final.rename(previous)

@@ -7,6 +7,8 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import FrameType
 
 DRIVER_VARIABLE = "ASSAY_DRIVER_PID"
@@ -20,6 +22,18 @@ def stop_on_terminate() -> None:
         raise SystemExit(128 + number)
 
     signal.signal(signal.SIGTERM, handler)
+
+
+@contextmanager
+def dying_of_interrupt() -> Iterator[None]:
+    """Let Ctrl-C end the process at once and silently, as it does most programs, instead of with a traceback."""
+    before = signal.getsignal(signal.SIGINT)
+    if before is signal.default_int_handler:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def die_with_driver() -> None:

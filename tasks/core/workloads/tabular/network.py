@@ -6,6 +6,8 @@ NeurIPS 2022, by the authors' own package.
 
 from __future__ import annotations
 
+import sys
+import warnings
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -53,14 +55,15 @@ class NumberEmbedding(nn.Module):
 
     def __init__(self, edges: Sequence[Sequence[float]], dim: int) -> None:
         super().__init__()
-        from rtdl_num_embeddings import PiecewiseLinearEmbeddings
-
+        embeddings = _piecewise_linear_embeddings()
         columns = [torch.tensor(column, dtype=torch.float64) for column in edges]
         center = torch.stack([(column[0] + column[-1]) / 2 for column in columns])
         scale = torch.stack([2 / (column[-1] - column[0]) for column in columns])
         # Every column is mapped to [-1, 1] first: bins of very different widths train badly in float32.
         bins = [((column - c) * s).float() for column, c, s in zip(columns, center, scale, strict=True)]
-        self.embed = PiecewiseLinearEmbeddings(bins, dim, activation=True, version="A")
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=".*just two bin edges")  # a column of two values is as usual
+            self.embed = embeddings(bins, dim, activation=True, version="A")
         self.missing = nn.Parameter(torch.zeros(len(bins), dim))
         self.register_buffer("center", center.float())
         self.register_buffer("scale", scale.float())
@@ -69,6 +72,20 @@ class NumberEmbedding(nn.Module):
         absent = torch.isnan(numbers)
         known = torch.where(absent, 0.0, (numbers - self.center) * self.scale).clamp(-1.0, 1.0)
         return torch.where(absent.unsqueeze(-1), self.missing, self.embed(known))
+
+
+def _piecewise_linear_embeddings() -> Any:
+    """The package's class, loaded without scikit-learn: where that is installed it would cost 1.3 s, for bins of a
+    kind that is not used here."""
+    hidden = "sklearn.tree" not in sys.modules
+    if hidden:
+        sys.modules["sklearn.tree"] = None  # type: ignore[assignment]  # Python's own way to say "not there"
+    try:
+        from rtdl_num_embeddings import PiecewiseLinearEmbeddings
+    finally:
+        if hidden:
+            del sys.modules["sklearn.tree"]
+    return PiecewiseLinearEmbeddings
 
 
 class TabularNetwork(nn.Module):
