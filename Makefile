@@ -54,8 +54,9 @@ CPU := (sys_platform == 'linux' and platform_machine != 'x86_64') or (sys_platfo
 lock:
 	set -e; folder=$$(mktemp -d); trap 'rm -rf "$$folder"' EXIT; \
 	"$(PYTHON)" -m venv "$$folder/venv"; \
-	"$$folder/venv/bin/pip" install --disable-pip-version-check --quiet "torch==$(TORCH)" setuptools ".[dev,benchmarks]"; \
+	"$$folder/venv/bin/pip" install --disable-pip-version-check --quiet "torch==$(TORCH)" setuptools ".[dev]"; \
 	sed -n '/^#/p;/^[^#]/q' requirements.lock > "$$folder/lock"; \
 	"$$folder/venv/bin/pip" freeze --disable-pip-version-check --all --exclude assay --exclude pip \
-	  | sed -E "s/^onnxruntime(-gpu)?==(.*)$$/onnxruntime-gpu==\2; $(GPU)\nonnxruntime==\2; $(CPU)/" >> "$$folder/lock"; \
+	  | sed -E -e 's/^(torch==[^+]*)\+.*$$/\1/' \
+	    -e "s/^onnxruntime(-gpu)?==(.*)$$/onnxruntime-gpu==\2; $(GPU)\nonnxruntime==\2; $(CPU)/" >> "$$folder/lock"; \
 	mv "$$folder/lock" requirements.lock

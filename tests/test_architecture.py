@@ -97,8 +97,8 @@ assert _run("tune", Path({str(tmp_path / "none.yaml")!r})) == 2
     assert not loaded_after(code) & set(HEAVY)
 
 
-def test_preparing_torch_does_not_load_its_compiler_and_the_network_no_scikit_learn() -> None:
-    """Each would cost every stage more than a second."""
+def test_preparing_torch_does_not_load_its_compiler() -> None:
+    """It would cost every stage more than a second."""
     code = """
 import sys, torch
 from tasks.core import devices
@@ -109,11 +109,8 @@ devices.prepare(Base(name="x", target="y", device="cpu", threads=1))
 preprocess = Preprocess((Number("a", (0.0, 1.0, 2.0)),), (), (0, 1))
 TabularNetwork(preprocess, Architecture(8, 1, 0.0, 0.0, 4, 4)).eval()(torch.zeros(2, 1), torch.zeros(2, 0).long())
 assert "torch._inductor" not in sys.modules and "torch._dynamo" not in sys.modules
-assert "sklearn.tree" not in sys.modules
 """
-    loaded = loaded_after(code)
-    assert "torch" in loaded
-    assert "sklearn" not in loaded
+    assert "torch" in loaded_after(code)
 
 
 def modules() -> list[Path]:

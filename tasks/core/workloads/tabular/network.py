@@ -6,7 +6,6 @@ NeurIPS 2022, by the authors' own package.
 
 from __future__ import annotations
 
-import sys
 import warnings
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -55,7 +54,8 @@ class NumberEmbedding(nn.Module):
 
     def __init__(self, edges: Sequence[Sequence[float]], dim: int) -> None:
         super().__init__()
-        embeddings = _piecewise_linear_embeddings()
+        from rtdl_num_embeddings import PiecewiseLinearEmbeddings
+
         columns = [torch.tensor(column, dtype=torch.float64) for column in edges]
         center = torch.stack([(column[0] + column[-1]) / 2 for column in columns])
         scale = torch.stack([2 / (column[-1] - column[0]) for column in columns])
@@ -63,7 +63,7 @@ class NumberEmbedding(nn.Module):
         bins = [((column - c) * s).float() for column, c, s in zip(columns, center, scale, strict=True)]
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=".*just two bin edges")  # a column of two values is as usual
-            self.embed = embeddings(bins, dim, activation=True, version="A")
+            self.embed = PiecewiseLinearEmbeddings(bins, dim, activation=True, version="A")
         self.missing = nn.Parameter(torch.zeros(len(bins), dim))
         self.register_buffer("center", center.float())
         self.register_buffer("scale", scale.float())
@@ -72,20 +72,6 @@ class NumberEmbedding(nn.Module):
         absent = torch.isnan(numbers)
         known = torch.where(absent, 0.0, (numbers - self.center) * self.scale).clamp(-1.0, 1.0)
         return torch.where(absent.unsqueeze(-1), self.missing, self.embed(known))
-
-
-def _piecewise_linear_embeddings() -> Any:
-    """The package's class, loaded without scikit-learn: where that is installed it would cost 1.3 s, for bins of a
-    kind that is not used here."""
-    hidden = "sklearn.tree" not in sys.modules
-    if hidden:
-        sys.modules["sklearn.tree"] = None  # type: ignore[assignment]  # Python's own way to say "not there"
-    try:
-        from rtdl_num_embeddings import PiecewiseLinearEmbeddings
-    finally:
-        if hidden:
-            del sys.modules["sklearn.tree"]
-    return PiecewiseLinearEmbeddings
 
 
 class TabularNetwork(nn.Module):
