@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from deploy import bundle
+from deploy.errors import IntegrityError
 from deploy.runtime import open_session, provider
 from deploy.signature import Signature
 
@@ -40,9 +41,23 @@ class Predictor:
 
     @staticmethod
     def open(folder: Path, device: str = "auto", threads: int | None = None) -> Predictor:
-        """Load the ``model.onnx`` and ``signature.json`` of a folder that is no bundle yet, without checking hashes."""
+        """Load the ``model.onnx`` and ``signature.json`` of a folder that is no bundle yet, without checking hashes.
+
+        Raises:
+            IntegrityError: if one of them does not load, or they name different inputs or outputs.
+        """
         signature = Signature.read(folder / "signature.json")
-        return Predictor(open_session(folder / "model.onnx", device, threads), signature)
+        session = open_session(folder / "model.onnx", device, threads)
+        described = ({tensor.name for tensor in signature.inputs}, {tensor.name for tensor in signature.outputs})
+        real = ({value.name for value in session.get_inputs()}, {value.name for value in session.get_outputs()})
+        if described != real:
+            differ = sorted((described[0] ^ real[0]) | (described[1] ^ real[1]))
+            raise IntegrityError(
+                "signature.json must describe the model beside it",
+                f"{folder}: they differ in {', '.join(differ)}",
+                "fetch or build the bundle anew",
+            )
+        return Predictor(session, signature)
 
     def predict(self, columns: Mapping[str, np.ndarray], batch: int = _BATCH) -> dict[str, np.ndarray]:
         """Answer raw rows.

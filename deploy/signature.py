@@ -109,7 +109,11 @@ def _tensors(raw: Sequence[Mapping[str, Any]]) -> tuple[Tensor, ...]:
     def tuples(value: Any) -> Any:
         return tuple(value) if isinstance(value, list) else value
 
-    return tuple(Tensor(**{key: tuples(value) for key, value in item.items()}) for item in raw)
+    tensors = tuple(Tensor(**{key: tuples(value) for key, value in item.items()}) for item in raw)
+    unknown = [tensor.datatype for tensor in tensors if tensor.datatype not in _NUMPY]
+    if unknown or not tensors:
+        raise ValueError(f"unknown datatypes {unknown}" if unknown else "no tensors")
+    return tensors
 
 
 def _convert(values: np.ndarray, datatype: str) -> np.ndarray:

@@ -31,13 +31,14 @@ def _run(stage: str, path: Path) -> int:
     from tasks.core.files import machine_errors
     from tasks.core.log import log, log_file, logging_to
     from tasks.core.settings import load
-    from tasks.core.stage import exit_code, run_stage
+    from tasks.core.stage import exit_code, only_one, run_stage
 
     root = path.parent
     try:
         params = load(path)
         artifacts = root / params.base.artifacts_dir
-        with machine_errors(artifacts), logging_to(log_file(artifacts, stage)):
+        # The lock comes before the log, which a second run of the stage would otherwise empty.
+        with machine_errors(artifacts), only_one(stage, artifacts), logging_to(log_file(artifacts, stage)):
             try:
                 run_stage(stage, params, root)
             except AssayError as error:
@@ -60,4 +61,7 @@ def _run(stage: str, path: Path) -> int:
 if __name__ == "__main__":
     # Telemetry of every library is off unless the user says otherwise.
     os.environ.setdefault("GX_ANALYTICS_ENABLED", "false")
+    # Read when OpenMP loads. Threads that wait by spinning take the core from those they wait for: with one other busy
+    # process on two cores, a training step took 273 ms on average instead of 26.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     sys.exit(main())

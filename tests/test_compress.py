@@ -13,14 +13,20 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+import torch
 import worlds
 
 from deploy.predictor import Predictor
+from tasks.compress import int8
 from tasks.compress import race as racing
 from tasks.compress.choose import Candidate, choose
 from tasks.compress.race import Lap, lap, race
 from tasks.core import files, manifest
 from tasks.core.stage import run_stage
+from tasks.core.workloads.tabular import graph
+from tasks.core.workloads.tabular.model import Model
+from tasks.core.workloads.tabular.network import Architecture, TabularNetwork
+from tasks.core.workloads.tabular.preprocess import fit
 
 
 def laps(ratio_low: float = 0.5, ratio: float = 0.6, batches: tuple[int, ...] = (1, 64)) -> dict[int, Lap]:
@@ -164,6 +170,23 @@ def test_int8_really_holds_8_bit_weights(tiny: Path) -> None:
     }
     sizes = [math.prod(tensor.dims) for tensor in model.graph.initializer if tensor.name in scales]
     assert max(sizes) > 1, "per channel"
+
+
+@pytest.mark.parametrize("columns", [("distance", "seats"), ("carrier",)])
+def test_a_network_of_one_kind_of_columns_can_be_quantized(tmp_path: Path, columns: tuple[str, ...]) -> None:
+    table = worlds.rows(300).select([*columns, worlds.TARGET])
+    kinds = {name: worlds.COLUMNS[name] for name in table.column_names}
+    preprocess = fit(table, kinds, (0, 1), exclude=[worlds.TARGET], categorical=[], min_count=5, bins=6)
+    torch.manual_seed(0)
+    network = TabularNetwork(preprocess, Architecture(64, 2, 0.0, 0.0, 8, 8)).eval()
+    core = graph.export_network(network, preprocess)
+    numbers, codes = preprocess.encode(table)
+    calibration = {"numbers": numbers} if preprocess.numbers else {"codes": codes}
+    quantized = graph.with_preprocessing(int8.quantize(core, calibration), preprocess, {})
+    onnx.save(quantized, tmp_path / "model.onnx")
+    files.write_json(tmp_path / "signature.json", graph.signature(preprocess).as_dict())
+    found = Predictor.open(tmp_path, "cpu").predict(preprocess.raw_inputs(table))["probability"][:, 0]
+    np.testing.assert_allclose(found, Model(preprocess, network).probabilities(table), atol=0.05)
 
 
 def test_fp32_has_the_figure_of_the_original(tiny: Path) -> None:

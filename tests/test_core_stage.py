@@ -164,6 +164,24 @@ def test_only_one_run_of_a_stage_at_a_time(root: Path, install: Any) -> None:
         run_stage("tune", params(root), root)
 
 
+@pytest.mark.parametrize("make", [lambda path: (path.mkdir(), (path / "mine").touch()), lambda path: path.touch()])
+def test_what_no_stage_has_written_is_not_replaced(root: Path, install: Any, make: Callable[[Path], object]) -> None:
+    install(small_room)
+    out = root / "artifacts" / "tune"
+    make(out)
+    before = sorted(root.rglob("*"))
+    with pytest.raises(UsageError, match=r"base\.artifacts_dir"):
+        run_stage("tune", params(root), root)
+    assert {path for path in root.rglob("*") if not path.name.endswith(".lock")} == set(before)
+
+
+def test_an_empty_folder_is_taken(root: Path, install: Any) -> None:
+    install(small_room)
+    (root / "artifacts" / "tune").mkdir()
+    run_stage("tune", params(root), root)
+    assert manifest.read(root / "artifacts" / "tune")
+
+
 @pytest.mark.parametrize("artifacts_dir", ["params.yaml", "params.yaml/sub"])
 def test_a_file_where_the_artifacts_should_be_is_a_machine_error(tmp_path: Path, artifacts_dir: str) -> None:
     settings = worlds.write_params(tmp_path, {"base": {"artifacts_dir": artifacts_dir}})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -114,11 +115,26 @@ def test_a_bundle_loads_through_a_link_to_its_folder_and_from_anywhere(folder: P
 
 
 @pytest.mark.parametrize(
-    "content", [b"", b"{}", b"[]", b'{"inputs": [{"nme": 1}], "outputs": []}', b"\xff", b'{"inputs": 3, "outputs": 3}']
-)
+    "content",
+    [
+        b"", b"{}", b"[]", b"\xff", b'{"inputs": 3, "outputs": 3}', b'{"inputs": [], "outputs": []}',
+        b'{"inputs": [{"nme": 1}], "outputs": []}',
+        b'{"inputs": [{"name": "a", "datatype": "FP8", "shape": [-1, 1]}], "outputs": []}',
+    ],
+)  # fmt: skip
 def test_a_damaged_signature_is_an_integrity_error(folder: Path, content: bytes) -> None:
     (folder / "signature.json").write_bytes(content)
     with pytest.raises(IntegrityError, match=r"signature\.json"):
+        Predictor.open(folder, "cpu")
+
+
+@pytest.mark.parametrize("word", ["inputs", "outputs"])
+def test_a_signature_of_another_model_is_an_integrity_error(folder: Path, word: str) -> None:
+    path = folder / "signature.json"
+    signature = json.loads(path.read_text())
+    signature[word][0]["name"] = "other"
+    path.write_text(json.dumps(signature))
+    with pytest.raises(IntegrityError, match=r"differ in .*other"):
         Predictor.open(folder, "cpu")
 
 

@@ -6,7 +6,6 @@ import logging
 import os
 import time
 from pathlib import Path
-from types import SimpleNamespace
 
 import fake_pipeline
 import pytest
@@ -204,7 +203,8 @@ def test_a_stages_traceback_is_in_its_log(tmp_path, monkeypatch, capfd):
 
     (tmp_path / "params.yaml").write_text(fake_pipeline.PARAMS)
     monkeypatch.setattr(stage, "run_stage", stumble)
-    monkeypatch.setattr(stages, "process", SimpleNamespace(stop_on_terminate=int, die_with_driver=int))
+    monkeypatch.setattr(stages.process, "stop_on_terminate", int)
+    monkeypatch.setattr(stages.process, "die_with_driver", int)
     assert stages.main(["tune", "--params", str(tmp_path / "params.yaml")]) == 1
     kept = (tmp_path / "artifacts" / "logs" / "tune.log").read_text()
     assert "in stumble" in kept

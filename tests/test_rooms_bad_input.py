@@ -366,8 +366,11 @@ def test_another_params_file_has_its_own_artifacts(world: Path) -> None:
 
 def test_a_second_run_of_a_running_stage_is_refused(world: Path) -> None:
     with start(world, "tune") as first:
-        wait_for((world / "artifacts" / ".tune.partial").exists)
+        wait_for(lambda: "rows to learn from" in log(world, "tune"))
+        before = log(world, "tune")
         assert "another one is running" in finish(start(world, "tune"), 2)
+        assert log(world, "tune").startswith(before), "the log is still that of the first"
+        assert "another one" not in log(world, "tune")
         first.kill()
 
 

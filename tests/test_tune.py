@@ -123,6 +123,16 @@ def test_the_grid_of_a_range_stays_inside_it() -> None:
         assert max(values) == high
 
 
+@pytest.mark.parametrize("sampler", ["tpe", "random", "grid"])
+def test_a_range_of_a_size_is_searched_in_whole_numbers(tmp_path: Path, sampler: str) -> None:
+    space = SPACE | {"hidden": {"low": 8, "high": 64, "log": True}, "layers": {"low": 1, "high": 3}}
+    trials = search(tune(sampler=sampler, pruner="none", trials=12, space=space), tmp_path)
+    sizes = [(trial[2]["hidden"], trial[2]["layers"]) for trial in trials]
+    assert all(isinstance(size, int) for pair in sizes for size in pair)
+    assert {layers for _, layers in sizes} == {1, 2, 3}
+    assert all(8 <= hidden <= 64 for hidden, _ in sizes)
+
+
 WRITES = (
     "create_new_trial", "set_trial_param", "set_trial_intermediate_value", "set_trial_system_attr",
     "set_trial_state_values", "set_trial_user_attr",

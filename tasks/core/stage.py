@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import importlib
 import random
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -76,27 +77,41 @@ def run_stage(stage: str, params: Params, root: Path) -> manifest.Manifest:
     Raises:
         AssayError: any of the tree, by the stage itself or because its inputs are not whole.
     """
+    settings = StageSettings(params.base, params.section(stage), root)
+    with files.machine_errors(settings.artifacts), only_one(stage, settings.artifacts):
+        return _run_locked(stage, settings, settings.artifacts / stage)
+
+
+@contextmanager
+def only_one(stage: str, artifacts: Path) -> Iterator[None]:
+    """Keep other processes from running the same stage in the same folder; may be entered again inside.
+
+    Raises:
+        UsageError: if one is running already.
+    """
     from filelock import FileLock, Timeout
 
-    settings = StageSettings(params.base, params.section(stage), root)
-    out = settings.artifacts / stage
-    with files.machine_errors(settings.artifacts):
-        settings.artifacts.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(settings.artifacts / f".{stage}.lock")
-        try:
-            with lock.acquire(timeout=0):
-                return _run_locked(stage, settings, out)
-        except Timeout as error:
-            raise UsageError(
-                f"one {stage} at a time may write into {settings.artifacts}",
-                "another one is running",
-                "wait for it, or give this run another base.artifacts_dir",
-            ) from error
+    artifacts.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(artifacts / f".{stage}.lock", is_singleton=True)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout as error:
+        raise UsageError(
+            f"one {stage} at a time may write into {artifacts}",
+            "another one is running",
+            "wait for it, or give this run another base.artifacts_dir",
+        ) from error
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def _run_locked(stage: str, settings: StageSettings, out: Path) -> manifest.Manifest:
     started = datetime.now(UTC)
     random.seed(settings.base.seed)
+    files.recover_folder(out)
+    _refuse_foreign(out)
     inputs = _checked_inputs(stage, settings.artifacts)
     room = importlib.import_module(f"tasks.{stage}")
     with files.replaced_folder(out) as partial:
@@ -109,6 +124,17 @@ def _run_locked(stage: str, settings: StageSettings, out: Path) -> manifest.Mani
         record.write(settings.artifacts, stage, partial, started, ended, settings.measured)
     log.info("%s: done in %.1f s", stage, (ended - started).total_seconds())
     return result
+
+
+def _refuse_foreign(out: Path) -> None:
+    """A slip in base.artifacts_dir must not cost anybody a folder that happens to be called like a stage."""
+    empty = out.is_dir() and not any(out.iterdir())
+    if out.exists() and not empty and not (out / manifest.NAME).is_file():
+        raise UsageError(
+            "a stage replaces only a folder that a stage has written",
+            f"{out} has no {manifest.NAME}",
+            "choose another base.artifacts_dir, or remove it if nobody needs it",
+        )
 
 
 def _checked_inputs(stage: str, artifacts: Path) -> Mapping[str, Path]:

@@ -24,6 +24,8 @@ _FINISHED = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
 _REDUCTION_FACTOR = 3
 _STARTUP_TRIALS = 4
 
+#: Hyperparameters that are whole numbers.
+_WHOLE = frozenset({"hidden", "layers", "number_dim", "category_dim"})
 _FILES = {"journal": "study.log", "sqlite": "study.db"}
 
 Objective = Callable[[optuna.trial.Trial, Mapping[str, float]], float]
@@ -105,7 +107,9 @@ def suggest(trial: optuna.trial.Trial, space: Space) -> dict[str, float]:
     values: dict[str, float] = {}
     for name in type(space).model_fields:
         option = getattr(space, name)
-        if isinstance(option, FloatRange):
+        if isinstance(option, FloatRange) and name in _WHOLE:
+            values[name] = trial.suggest_int(name, int(option.low), int(option.high), log=option.log)
+        elif isinstance(option, FloatRange):
             values[name] = trial.suggest_float(name, option.low, option.high, log=option.log)
         elif isinstance(option, Choice):
             values[name] = trial.suggest_categorical(name, list(option.choices))
@@ -178,19 +182,21 @@ def _grid(space: Space, seed: int) -> list[dict[str, float]]:
 
     Optuna's GridSampler is not used: outside ``Study.optimize`` it raises at its last point.
     """
-    options = {name: _values(getattr(space, name)) for name in type(space).model_fields}
+    options = {name: _values(getattr(space, name), name in _WHOLE) for name in type(space).model_fields}
     searched = {name: values for name, values in options.items() if values}
     points = [dict(zip(searched, values, strict=True)) for values in itertools.product(*searched.values())]
     random.Random(seed).shuffle(points)  # noqa: S311 - an order, not a secret
     return points
 
 
-def _values(option: object) -> list[float]:
+def _values(option: object, whole: bool) -> list[float]:
     if isinstance(option, Choice):
         return list(option.choices)
     if not isinstance(option, FloatRange):
         return []
     shares = [index / (option.points - 1) for index in range(option.points)]
     if option.log:
-        return [min(option.low * (option.high / option.low) ** share, option.high) for share in shares]
-    return [min(option.low + (option.high - option.low) * share, option.high) for share in shares]
+        values = [min(option.low * (option.high / option.low) ** share, option.high) for share in shares]
+    else:
+        values = [min(option.low + (option.high - option.low) * share, option.high) for share in shares]
+    return sorted({round(value) for value in values}) if whole else values
