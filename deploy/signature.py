@@ -66,7 +66,7 @@ class Signature:
         try:
             raw = json.loads(path.read_text(encoding="utf-8"))
             return Signature(_tensors(raw["inputs"]), _tensors(raw["outputs"]))
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise IntegrityError(
                 "a model needs a whole signature.json beside it", f"{path}: {error}", "fetch or build the bundle anew"
             ) from error

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from deploy.bundle import check
+from deploy.errors import AssayError
 from flows.pipeline import Pipeline
 from tasks.core import files, manifest
 
@@ -23,8 +25,18 @@ def bundle(pipeline: Pipeline) -> Path | None:
 
 
 def export_must_run(pipeline: Pipeline) -> bool:
-    """Whether ``export`` has to run although DVC may find it up to date: its bundle is not where it should be.
+    """Whether ``export`` has to run although DVC may find it up to date: its bundle is not there, or not whole.
 
-    The bundle is no DVC output (versions accumulate), so DVC cannot see that it was deleted or belongs to a clone.
+    The bundle is no DVC output (versions accumulate), so DVC cannot see that it was deleted, damaged, or is missing in
+    a clone. A damaged one is never replaced: ``export`` then says what is wrong with it.
     """
-    return (pipeline.artifacts / "export" / manifest.NAME).is_file() and bundle(pipeline) is None
+    if not (pipeline.artifacts / "export" / manifest.NAME).is_file():
+        return False
+    published = bundle(pipeline)
+    if published is None:
+        return True
+    try:
+        check(published)
+    except AssayError:
+        return True
+    return False

@@ -71,7 +71,7 @@ def run(
         typer.echo("All stages are up to date.")
     else:
         lock = os.path.relpath(pipeline.dvc_yaml.with_name("dvc.lock"))
-        typer.echo(f"Commit {lock} to keep this run: its data and results can then be had back at any time.")
+        typer.echo(f"Commit {lock} to keep this run: its data and results can then be had back from DVC.")
 
 
 @app.command()
@@ -88,13 +88,16 @@ def predict(
 
     if out is not None and not out.parent.is_dir():
         raise UsageError("--out names a file in a folder that exists", f"{out.parent} does not", f"mkdir {out.parent}")
-    predictor = Predictor.load(bundle, device)
-    outputs = predictor.predict(read_csv(rows, predictor.signature))
-    with TemporaryDirectory() as folder, machine_errors(out.parent if out else Path(folder)):
-        path = out or Path(folder, "outputs.csv")
-        write_csv(path, outputs)
-        if out is None:
-            sys.stdout.write(path.read_text(encoding="utf-8"))
+    with machine_errors(out.parent if out else Path.cwd()):
+        predictor = Predictor.load(bundle, device)
+        outputs = predictor.predict(read_csv(rows, predictor.signature))
+        with TemporaryDirectory(dir=out.parent if out else None, prefix=".assay-") as folder:
+            path = Path(folder, "outputs.csv")
+            write_csv(path, outputs)
+            if out is None:
+                sys.stdout.write(path.read_text(encoding="utf-8"))
+            else:
+                path.replace(out)
 
 
 @app.command()

@@ -47,9 +47,10 @@ class TemporaryServer:
             path.parent.mkdir(parents=True, exist_ok=True)
         self._deadline = time.monotonic() + self._start_seconds
         with self._log.open("w", encoding="utf-8") as log:
+            # -P: a flows.py in the current folder is the user's, not ours.
             # Its own session: Ctrl-C in a terminal is for the run, which still needs the server to say so.
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "flows.server"],
+                [sys.executable, "-P", "-m", "flows.server"],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=log,

@@ -25,7 +25,7 @@ verify: {}
 export: {}
 """
 
-# `python -m tasks` finds this package first, and through its path the real tasks.core.
+# PYTHONPATH (see environment) makes `python -P -m tasks` find this package first; through its path, the real tasks.core.
 PACKAGE = f"__path__.append({str(Path(tasks.__file__).parent)!r})\n"
 
 STAGE = """
@@ -148,10 +148,11 @@ def commit(root: Path) -> None:
     git(root, "commit", "-q", "--allow-empty", "-m", "state")
 
 
-def environment() -> dict[str, str]:
-    """As in an activated virtual environment, with no Prefect server configured."""
+def environment(root: Path) -> dict[str, str]:
+    """As in an activated virtual environment, with no Prefect server configured; stages are those of ``root``."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("PREFECT", "ASSAY"))}
     return kept | {"PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}", "DVC_NO_ANALYTICS": "1", "DO_NOT_TRACK": "1",
+                   "PYTHONPATH": str(root),
                    "GIT_AUTHOR_NAME": "Tester", "GIT_AUTHOR_EMAIL": "tester@example.org",
                    "GIT_COMMITTER_NAME": "Tester", "GIT_COMMITTER_EMAIL": "tester@example.org"}  # fmt: skip
 
@@ -163,7 +164,7 @@ def run(root: Path, command: str, *arguments: str, code: int = 0, **more: str) -
         cwd=root,
         capture_output=True,
         text=True,
-        env=environment() | more,
+        env=environment(root) | more,
         timeout=120,
     )
     assert done.returncode == code, f"{done.stdout}\n{done.stderr}"

@@ -58,7 +58,7 @@ def test_a_stage_is_a_stage_of_the_dag_with_its_command_section_and_folder() -> 
     dag = YAML(typ="safe").load((ROOT / "dvc.yaml").read_text())["stages"]
     assert list(dag) == list(STAGES)
     for stage, entry in dag.items():
-        assert re.match(rf"python -m tasks {stage}( |$)", entry["cmd"])
+        assert re.match(rf"python -P -m tasks {stage}( |$)", entry["cmd"])
         assert {"base", stage} <= set(entry["params"])
         outs = [name for out in entry["outs"] for name in (out if isinstance(out, dict) else [out])]
         assert outs == [f"${{base.artifacts_dir}}/{stage}"]

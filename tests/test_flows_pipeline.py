@@ -40,7 +40,7 @@ def test_the_projects_own_dvc_yaml_is_in_step_with_upstream():
         folder = "${base.artifacts_dir}"
         upstream = [dep.removeprefix(f"{folder}/") for dep in definition["deps"] if dep.startswith(folder)]
         assert tuple(upstream) == UPSTREAM[stage]
-        assert definition["cmd"] == f"python -m tasks {stage}"
+        assert definition["cmd"] == f"python -P -m tasks {stage}"
         assert definition["params"] == ["base", stage]
         assert definition["outs"] == [{f"{folder}/{stage}": {"persist": True}}]
         code = [dep for dep in definition["deps"] if not dep.startswith("$")]
@@ -68,7 +68,7 @@ def test_another_params_file_gets_a_pipeline_in_a_folder_of_its_own(root):
     document = YAML(typ="safe").load(found.dvc_yaml.read_text())
     assert document["vars"] == ["../churn.yaml"]
     tune = document["stages"]["tune"]
-    assert (tune["wdir"], tune["cmd"]) == ("..", "python -m tasks tune --params churn.yaml")
+    assert (tune["wdir"], tune["cmd"]) == ("..", "python -P -m tasks tune --params churn.yaml")
     assert tune["params"] == [{"churn.yaml": ["base", "tune"]}]
     code = [dep for dep in tune["deps"] if not dep.startswith("$")]
     assert [(params.parent / dep).resolve() for dep in code] == [
@@ -100,7 +100,7 @@ def test_git_ignores_what_lies_beside_the_outputs(root):
 
 def test_a_name_with_a_space_is_quoted_in_the_command(root):
     written = pipeline.prepare(write(root / "my churn.yaml")).dvc_yaml
-    assert stages(written)["tune"]["cmd"] == "python -m tasks tune --params 'my churn.yaml'"
+    assert stages(written)["tune"]["cmd"] == "python -P -m tasks tune --params 'my churn.yaml'"
 
 
 def test_inspect_writes_nothing(root):

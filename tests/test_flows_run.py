@@ -169,7 +169,7 @@ def killed(twice, tmp_path_factory: pytest.TempPathFactory) -> dict[signal.Signa
         fake_pipeline.change_rows(root)
         command = [str(fake_pipeline.BIN / "assay"), "run"]
         runs[number] = subprocess.Popen(
-            command, cwd=root, env=fake_pipeline.environment(), stderr=subprocess.PIPE, text=True
+            command, cwd=root, env=fake_pipeline.environment(root), stderr=subprocess.PIPE, text=True
         )
     for root in roots.values():
         wait_until((root / "pids.json").exists)
@@ -213,7 +213,7 @@ def test_a_stage_ends_with_a_dvc_repro_that_is_killed(done_project):
     fake_pipeline.behave(done_project, {"tune": "sleep"})
     fake_pipeline.change_rows(done_project)
     command = [str(fake_pipeline.BIN / "dvc"), "repro", "-q"]
-    repro = subprocess.Popen(command, cwd=done_project, env=fake_pipeline.environment(), stderr=subprocess.DEVNULL)
+    repro = subprocess.Popen(command, cwd=done_project, env=fake_pipeline.environment(done_project), stderr=subprocess.DEVNULL)
     wait_until((done_project / "pids.json").exists)
     repro.kill()
     repro.wait()

@@ -40,7 +40,17 @@ def test_equal_scores_have_no_drop_and_are_accepted() -> None:
     assert (found.drop, found.lower, found.upper) == (0, 0, 0)
     assert found.original == found.shipped == pytest.approx(auc(labels, original))
     assert found.n == 500
-    assert judge(found, 1e-6, 0.01).verdict == "ACCEPT"
+    assert found.rarest == min((labels == 1).sum(), (labels == 0).sum())
+    assert judge(found, 0.05, 0.01).verdict == "ACCEPT"
+
+
+@pytest.mark.parametrize("count", [4, 40, 500])
+def test_too_few_rows_of_a_class_to_meet_a_loss_prove_nothing(count: int) -> None:
+    """Even where every resample agrees: the rows that would differ may simply not be among so few."""
+    labels, original, _ = models(count, 0)
+    found = judge(compare(labels, original, original.copy(), 0.95, 200, 0), 0.002, 0.01)
+    assert found.verdict == "INCONCLUSIVE"
+    assert "at least 1497 are needed" in found.reason
 
 
 def test_scores_of_the_same_order_have_no_drop() -> None:
@@ -260,7 +270,7 @@ def test_evidence_without_a_figure_is_published_as_null(world: Path, monkeypatch
     from tasks.verify import bootstrap
 
     nan = float("nan")
-    empty = Comparison(0.8, (nan, nan), 0.8, (nan, nan), 0.0, nan, nan, 3)
+    empty = Comparison(0.8, (nan, nan), 0.8, (nan, nan), 0.0, nan, nan, 3, 1)
     monkeypatch.setattr(bootstrap, "compare", lambda *_: empty)
     with pytest.raises(NotProven, match="ANOMALOUS"):
         run(world)

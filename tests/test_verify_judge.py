@@ -15,9 +15,11 @@ NAN, INF = float("nan"), float("inf")
 MARGIN, MAX_GAIN = 0.01, 0.02
 
 
-def evidence(drop: float, lower: float, upper: float, original: float = 0.8, n: int = 1000) -> Comparison:
+def evidence(
+    drop: float, lower: float, upper: float, original: float = 0.8, n: int = 1000, rarest: int = 400
+) -> Comparison:
     shipped = original - drop
-    return Comparison(original, (0.78, 0.82), shipped, (0.78, 0.82), drop, lower, upper, n)
+    return Comparison(original, (0.78, 0.82), shipped, (0.78, 0.82), drop, lower, upper, n, rarest)
 
 
 CASES = {

@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 from ruamel.yaml import YAML
 
 from tasks.core import files, manifest
+from tasks.core.manifest import settings_hash
 from tasks.core.settings import Params, parse
 
 TARGET = "late"
@@ -82,7 +83,8 @@ def write(root: Path, changes: Mapping[str, Mapping[str, Any]] | None = None, ta
     """Fill ``root`` with ``params.yaml`` and finished ``ingest`` and ``validate`` stages; return the settings."""
     root.mkdir(parents=True, exist_ok=True)
     settings = write_params(root, changes)
-    finish_validate(root / settings.base.artifacts_dir, rows() if table is None else table)
+    hashes = [settings_hash(settings.base, settings.section(stage)) for stage in ("ingest", "validate")]
+    finish_validate(root / settings.base.artifacts_dir, rows() if table is None else table, hashes)
     return settings
 
 
@@ -121,8 +123,11 @@ def rows(count: int = sum(SIZES.values()), seed: int = 7) -> pa.Table:
     )
 
 
-def finish_validate(artifacts: Path, table: pa.Table, classes: tuple[Any, Any] = (0, 1), target: str = TARGET) -> None:
-    """Write ``ingest`` and ``validate`` as those rooms would leave the table, split in order by :data:`SIZES`."""
+def finish_validate(artifacts: Path, table: pa.Table, settings: list[str]) -> None:
+    """Write ``ingest`` and ``validate`` as those rooms would leave the table, split in order by :data:`SIZES`.
+
+    ``settings`` are the two stages' settings hashes.
+    """
     columns = {field.name: _kind(field.type) for field in table.schema}
     ingest, validate = artifacts / "ingest", artifacts / "validate"
     ingest.mkdir(parents=True)
@@ -132,7 +137,7 @@ def finish_validate(artifacts: Path, table: pa.Table, classes: tuple[Any, Any] =
     source = {"kind": "csv", "files": ["rows.csv"]}
     facts = {"rows": table.num_rows, "content_hash": "c0ffee", "columns": columns, "source": source}
     roles = {"rows.parquet": "rows", "schema.json": "schema"}
-    finished = manifest.build("ingest", "0" * 64, {}, ingest, roles, {"ingest.rows": table.num_rows}, facts)
+    finished = manifest.build("ingest", settings[0], {}, ingest, roles, {"ingest.rows": table.num_rows}, facts)
     manifest.write(finished, ingest)
 
     numbered = table.add_column(0, "row", pa.array(np.arange(table.num_rows)))
@@ -145,8 +150,8 @@ def finish_validate(artifacts: Path, table: pa.Table, classes: tuple[Any, Any] =
     pq.write_table(numbered.slice(0, SIZES["train"]).slice(10, 256), validate / "calibration.parquet")
     facts = {
         "columns": columns,
-        "target": target,
-        "classes": list(classes),
+        "target": TARGET,
+        "classes": [0, 1],
         "rows": counts,
         "split": {"by": "random", "validation": 0.15, "test": 0.15},
         "time_column": "when" if "when" in columns else None,
@@ -154,7 +159,7 @@ def finish_validate(artifacts: Path, table: pa.Table, classes: tuple[Any, Any] =
     }
     roles = {f"{name}.parquet": "rows" for name in (*SIZES, "calibration")}
     finished = manifest.build(
-        "validate", "1" * 64, {"ingest": ingest}, validate, roles, {"validate.quarantined_share": 0.0}, facts
+        "validate", settings[1], {"ingest": ingest}, validate, roles, {"validate.quarantined_share": 0.0}, facts
     )
     manifest.write(finished, validate)
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tasks.core import files, manifest
+from tasks.core import devices, files, manifest
 from tasks.core.log import log
 from tasks.core.manifest import Manifest
 from tasks.core.stage import StageSettings
@@ -48,6 +49,7 @@ def run(settings: StageSettings, inputs: Mapping[str, Path], out: Path) -> Manif
     rows = [_row(candidate, choice) for candidate in built.candidates]
     files.write_json(out / "candidates.json", rows)
     settings.measured["race"] = _times(measured)
+    settings.measured["int8_without_saturation"] = devices.has_vnni()
     settings.measured["providers"] = dict(measured.providers)
     roles = {path.name: "candidate" for path in out.glob("*.onnx")}
     roles |= {"model.onnx": "model", "signature.json": "signature", "candidates.json": "report"}
@@ -65,7 +67,7 @@ def run(settings: StageSettings, inputs: Mapping[str, Path], out: Path) -> Manif
 def _row(candidate: Candidate, choice: Choice) -> dict[str, Any]:
     return {
         "name": candidate.name,
-        "auc": candidate.auc,
+        "auc": None if math.isnan(candidate.auc) else candidate.auc,
         "size_kib": round(candidate.bytes / 1024, 1),
         "chosen": candidate.name == choice.chosen,
         "reason": choice.reasons[candidate.name],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -56,7 +57,7 @@ def candidates(settings: StageSettings, inputs: Mapping[str, Path], out: Path) -
     for name, network in networks.items():
         path = out / f"{name}.onnx"
         onnx.save(graph.with_preprocessing(network, preprocess, metadata | {"assay.candidate": name}), path)
-        score = auc(labels, _scores(path, raw, settings.base.device))
+        score = _quality(labels, _scores(path, raw, settings.base.device))
         built.append(Candidate(name, score, path.stat().st_size))
         log.info("compress: %s has %.1f KiB and validation AUC %.5f", name, path.stat().st_size / 1024, score)
     return Built(built, graph.signature(preprocess), graph_inputs(preprocess, calibration_rows))
@@ -69,6 +70,11 @@ def graph_inputs(preprocess: Preprocess, rows: Any) -> dict[str, np.ndarray]:
     """Raw columns as onnxruntime takes them: text as Python objects, each [rows, 1]."""
     raw = preprocess.raw_inputs(rows)
     return {name: array.astype(np.object_) if array.dtype.kind == "U" else array for name, array in raw.items()}
+
+
+def _quality(labels: np.ndarray, scores: np.ndarray) -> float:
+    """AUC, or NaN if any score is not finite: such a candidate is never chosen."""
+    return auc(labels, scores) if np.isfinite(scores).all() else math.nan
 
 
 def _scores(path: Path, raw: Mapping[str, np.ndarray], device: str) -> np.ndarray:

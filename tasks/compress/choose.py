@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -71,7 +72,9 @@ def _problem(
     candidate: Candidate, reference: Candidate, laps: Mapping[int, Lap], max_metric_drop: float, max_slowdown: float
 ) -> str | None:
     drop = reference.auc - candidate.auc
-    if not drop <= max_metric_drop:  # also true for NaN
+    if math.isnan(drop):
+        return "its scores on validation are not finite"
+    if drop > max_metric_drop:
         return f"AUC on validation falls by {drop:.5f}, more than {max_metric_drop}"
     slower = [batch for batch, lap in laps.items() if not lap.ratio_low <= 1 + max_slowdown]  # NaN is no proof
     if slower:

@@ -39,7 +39,9 @@ def score_exported(folder: Path, preprocess: Preprocess, rows: pa.Table, device:
         given, answers = Path(scratch) / "rows.npz", Path(scratch) / "answers.npz"
         columns: dict[str, Any] = preprocess.raw_inputs(rows)
         np.savez(given, **columns)
-        command = [sys.executable, "-m", "deploy.score", str(folder), str(given), str(answers), "--device", device]
+        # -P: a deploy.py in the current folder is the user's, not ours.
+        command = [sys.executable, "-P", "-m", "deploy.score", str(folder), str(given), str(answers)]
+        command += ["--device", device]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode == MachineError.exit_code:
             raise MachineError(

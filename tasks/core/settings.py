@@ -45,7 +45,7 @@ class Base(Section):
     threads: Annotated[int, Field(ge=1)] | None = None
     """CPU threads for training and scoring; null takes all cores. Training is reproducible for a given number."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    """Where to train and score. `cuda` fails when CUDA is not really used; `auto` takes it when it works."""
+    """Where to train and score. `cuda` fails when CUDA cannot be loaded; `auto` takes it when it can."""
     artifacts_dir: Annotated[str, Field(min_length=1)] = "artifacts"
     """Folder of the stages' outputs, relative to the params file."""
     dist_dir: Annotated[str, Field(min_length=1)] = "dist"

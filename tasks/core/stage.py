@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import random
+import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -12,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from tasks.core import files, manifest, record
-from tasks.core.errors import AssayError, UsageError
+from tasks.core.errors import AssayError, IntegrityError, UsageError
 from tasks.core.log import log
 from tasks.core.manifest import settings_hash
 from tasks.core.settings import STAGES, Base, Params
@@ -79,7 +80,7 @@ def run_stage(stage: str, params: Params, root: Path) -> manifest.Manifest:
     """
     settings = StageSettings(params.base, params.section(stage), root)
     with files.machine_errors(settings.artifacts), only_one(stage, settings.artifacts):
-        return _run_locked(stage, settings, settings.artifacts / stage)
+        return _run_locked(stage, settings, params)
 
 
 @contextmanager
@@ -107,12 +108,13 @@ def only_one(stage: str, artifacts: Path) -> Iterator[None]:
         lock.release()
 
 
-def _run_locked(stage: str, settings: StageSettings, out: Path) -> manifest.Manifest:
+def _run_locked(stage: str, settings: StageSettings, params: Params) -> manifest.Manifest:
+    out = settings.artifacts / stage
     started = datetime.now(UTC)
     random.seed(settings.base.seed)
     files.recover_folder(out)
     _refuse_foreign(out)
-    inputs = _checked_inputs(stage, settings.artifacts)
+    inputs = _checked_inputs(stage, settings.artifacts, params)
     room = importlib.import_module(f"tasks.{stage}")
     with files.replaced_folder(out) as partial:
         result: manifest.Manifest = room.run(settings, inputs, partial)
@@ -122,6 +124,7 @@ def _run_locked(stage: str, settings: StageSettings, out: Path) -> manifest.Mani
         # Before the folder takes its place: whatever fails leaves the previous output. A record of another manifest
         # than the one in place is ignored.
         record.write(settings.artifacts, stage, partial, started, ended, settings.measured)
+    shutil.rmtree(settings.scratch / stage, ignore_errors=True)
     log.info("%s: done in %.1f s", stage, (ended - started).total_seconds())
     return result
 
@@ -137,11 +140,18 @@ def _refuse_foreign(out: Path) -> None:
         )
 
 
-def _checked_inputs(stage: str, artifacts: Path) -> Mapping[str, Path]:
+def _checked_inputs(stage: str, artifacts: Path, params: Params) -> Mapping[str, Path]:
+    """The stage's inputs, whole, made from one another, and made with the settings that hold now."""
     inputs = {name: artifacts / name for name in UPSTREAM[stage]}
     for name, folder in inputs.items():
         files.recover_folder(folder)
-        manifest.read(folder, {up: artifacts / up for up in UPSTREAM[name]})
+        made = manifest.read(folder, {up: artifacts / up for up in UPSTREAM[name]})
+        if made.settings != settings_hash(params.base, params.section(name)):
+            raise IntegrityError(
+                f"what {stage} reads must have been made with the present settings",
+                f"{folder} was made with other values of base or {name}",
+                f"run `dvc repro {stage}`, which runs the stages before it as needed",
+            )
     return inputs
 
 

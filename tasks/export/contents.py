@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import shutil
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,10 +23,10 @@ if TYPE_CHECKING:
 _GREATEST = float(np.finfo(np.float32).max)
 
 
-def digest(folder: Path) -> str:
+def digest(folder: Path, apart_from: Collection[str] = ()) -> str:
     """SHA-256 over the names and hashes of all files of a folder, sorted by name: the bundle's identity."""
-    names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
-    lines = [f"{files.sha256(folder / name)}  {name}\n" for name in names]
+    names = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+    lines = [f"{files.sha256(folder / name)}  {name}\n" for name in sorted(names - set(apart_from))]
     return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,7 @@ def collect(settings: StageSettings, stages: Mapping[str, Manifest], digest: str
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "digest": digest,
         "git": git_state(settings.root),
-        "dvc": dvc_hashes(settings.root),
+        "dvc": dvc_hashes(settings.root, [f"{settings.base.artifacts_dir}/{stage}" for stage in stages]),
         "source": stages["ingest"].facts.get("source"),
         "content_hash": stages["ingest"].facts.get("content_hash"),
         "params": params,
@@ -43,28 +43,36 @@ def collect(settings: StageSettings, stages: Mapping[str, Manifest], digest: str
 
 def git_state(folder: Path) -> dict[str, Any]:
     """Commit and whether tracked files differ from it; or why there is none."""
-    commit = _git(folder, "rev-parse", "HEAD")
-    if commit is None:
-        return {"commit": None, "dirty": None, "reason": "not in a git repository with a commit"}
-    changes = _git(folder, "status", "--porcelain", "--untracked-files=no")
-    return {"commit": commit, "dirty": bool(changes)}
-
-
-def _git(folder: Path, *arguments: str) -> str | None:
     try:
-        done = subprocess.run(["git", "-C", str(folder), *arguments], capture_output=True, text=True, check=False)
+        commit = _git(folder, "rev-parse", "HEAD")
+        return {"commit": commit, "dirty": bool(_git(folder, "status", "--porcelain", "--untracked-files=no"))}
     except FileNotFoundError:
-        return None
-    return done.stdout.strip() if done.returncode == 0 else None
+        return {"commit": None, "dirty": None, "reason": "there is no git on this machine"}
+    except subprocess.CalledProcessError as error:
+        said = str(error.stderr).strip().splitlines()
+        return {"commit": None, "dirty": None, "reason": f"git: {said[0] if said else error.returncode}"}
 
 
-def dvc_hashes(folder: Path) -> dict[str, str] | None:
-    """Path -> hash of every output that the pipeline's lock file knows; None if there is no lock file."""
+def _git(folder: Path, *arguments: str) -> str:
+    command = ["git", "-C", str(folder), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+
+def dvc_hashes(root: Path, outputs: Collection[str]) -> dict[str, str] | None:
+    """Path -> hash, as DVC has it, of those of ``outputs`` that a lock file knows; None if none does.
+
+    A pipeline's lock file lies beside its ``dvc.yaml``: in ``root``, or in a folder below it. The stage that asks is
+    not in it yet: DVC writes a stage down when it has ended.
+    """
     from ruamel.yaml import YAML
 
-    lock = folder / "dvc.lock"
-    if not lock.is_file():
-        return None
-    stages = (YAML(typ="safe").load(lock.read_text(encoding="utf-8")) or {}).get("stages", {})
-    outs = [out for stage in stages.values() for out in stage.get("outs", [])]
-    return {out["path"]: out[out.get("hash", "md5")] for out in outs if out.get("hash", "md5") in out}
+    known: dict[str, str] = {}
+    for lock in (root / "dvc.lock", *sorted(root.glob("*/dvc.lock"))):
+        stages = (YAML(typ="safe").load(lock.read_text(encoding="utf-8")) or {} if lock.is_file() else {}).get(
+            "stages", {}
+        )
+        for out in (out for stage in stages.values() for out in stage.get("outs", [])):
+            kind = out.get("hash", "md5")
+            if out["path"] in outputs and kind in out:
+                known.setdefault(out["path"], out[kind])
+    return known or None

@@ -11,6 +11,9 @@ from typing import Any
 from deploy import bundle
 from tasks.core import files
 from tasks.core.errors import IntegrityError
+from tasks.export.contents import digest as contents_digest
+
+PROVENANCE = "provenance.json"
 
 
 def publish(
@@ -42,14 +45,14 @@ def publish(
             shutil.rmtree(leftover)
         published = find(dist, digest)
         if published is not None:
-            bundle.check(published)
+            _check_content(published, digest)
             prove(published)
             return published
         version = f"{_next_number(dist)}-{digest[:12]}"
         partial = dist / f".partial-{version}"
         try:
             shutil.copytree(contents, partial)
-            files.write_json(partial / "provenance.json", provenance)
+            files.write_json(partial / PROVENANCE, provenance)
             bundle.write_manifest(partial)
             prove(partial)
             _flush(partial)
@@ -59,6 +62,18 @@ def publish(
             raise
         files.write_text(dist / ".last", f"{version}\n")
     return dist / version
+
+
+def _check_content(published: Path, digest: str) -> None:
+    """A version's name and manifest could both have been edited: its content is hashed anew."""
+    bundle.check(published)
+    found = contents_digest(published, apart_from=(bundle.MANIFEST, PROVENANCE))
+    if found != digest:
+        raise IntegrityError(
+            "a published version must hold the content it is named for",
+            f"{published} has content {found[:12]}, expected {digest[:12]}",
+            "find out who changed it; then remove that folder and export again",
+        )
 
 
 def find(dist: Path, digest: str) -> Path | None:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import shutil
 import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tasks.core import files, manifest
+from tasks.core import files, manifest, record
 from tasks.core.log import log
 from tasks.core.manifest import Manifest
 from tasks.core.stage import StageSettings
@@ -23,7 +25,8 @@ def run(settings: StageSettings, inputs: Mapping[str, Path], out: Path) -> Manif
     """Leave ``trials.csv``, ``best.json``, ``preprocess.json``, ``models.json`` and the top-k checkpoints.
 
     The first entry of ``models.json`` is the original model. The study itself is scratch, kept under
-    ``<artifacts>/scratch/tune`` until the search has ended, so that a killed search goes on where it stopped.
+    ``<artifacts>/scratch/tune`` until the stage is complete, so that a killed search goes on where it stopped. A study
+    of other data, settings, code or libraries is never resumed.
 
     Raises:
         DataRejected: if the target holds a value other than its two classes.
@@ -35,8 +38,9 @@ def run(settings: StageSettings, inputs: Mapping[str, Path], out: Path) -> Manif
     from tasks.tune.objective import Objective
 
     data = manifest.read(inputs["validate"])
-    identity = f"{settings.hash[:16]}-{manifest.identity(inputs['validate'])[:16]}"
+    identity = f"{settings.hash[:16]}-{manifest.identity(inputs['validate'])[:16]}-{_code()[:16]}"
     scratch = settings.scratch / "tune" / identity
+    _forget_other_studies(scratch)
     started = time.perf_counter()
     study = studies.open_study(settings.own, scratch)
     objective = Objective.prepare(settings, data.facts, inputs["validate"], scratch)
@@ -46,8 +50,25 @@ def run(settings: StageSettings, inputs: Mapping[str, Path], out: Path) -> Manif
     studies.write_trials(trials, out / "trials.csv")
     objective.preprocess.save(out / "preprocess.json")
     result = _keep_best(settings, objective, trials, out)
-    shutil.rmtree(settings.scratch / "tune")
     return manifest.build("tune", settings.hash, inputs, out, *result)
+
+
+def _code() -> str:
+    """Hash of what else decides a trial's result: this room's and the workload's code, and the libraries' versions."""
+    import tasks.core.workloads.tabular as workload
+
+    digest = hashlib.sha256(json.dumps(record.versions(), sort_keys=True).encode())
+    for folder in (Path(__file__).parent, Path(workload.__path__[0])):
+        for path in sorted(folder.glob("*.py")):
+            digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
+def _forget_other_studies(study: Path) -> None:
+    if study.parent.is_dir():
+        for other in study.parent.iterdir():
+            if other != study:
+                shutil.rmtree(other)
 
 
 def _keep_best(

@@ -1,4 +1,4 @@
-"""Room `verify`: is the exported file as good as the original, on rows that no stage before has touched?"""
+"""Room `verify`: is the exported file as good as the original, on rows that nothing was trained or chosen on?"""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def run(settings: StageSettings, inputs: Mapping[str, Path], out: Path) -> Manif
         evidence = bootstrap.compare(
             labels, torch_scores, exported.probabilities, own.confidence, own.resamples, base.seed
         )
-        judgement = judge.judge(evidence, own.margin, own.max_gain)
+        judgement = judge.judge(evidence, own.margin, own.max_gain, own.confidence)
     model = manifest.read(inputs["compress"]).files["model.onnx"].sha256
     verdict = _verdict(settings, judgement, evidence, exported.provider, model)
     files.write_json(out / "verdict.json", verdict)

@@ -23,6 +23,7 @@ class Comparison:
         lower: one-sided lower confidence bound of the drop.
         upper: one-sided upper confidence bound of the drop.
         n: rows.
+        rarest: rows of the rarer class.
     """
 
     original: float
@@ -33,6 +34,7 @@ class Comparison:
     lower: float
     upper: float
     n: int
+    rarest: int
 
 
 def compare(
@@ -71,4 +73,5 @@ def compare(
         float(lower),
         float(upper),
         count,
+        int(min((labels == 1).sum(), (labels == 0).sum())),
     )
