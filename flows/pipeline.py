@@ -131,6 +131,12 @@ def _check_what_dvc_reads(params: Path, settings: Params) -> None:
             f"{params} lacks {len(absent)} of them",
             f"add {', '.join(absent)}",
         )
+    if any(letter in settings.ingest.source for letter in "*?["):
+        raise UsageError(
+            "DVC watches a file or a folder, not a glob",
+            f"{params}: ingest.source is {settings.ingest.source}",
+            "name the folder in ingest.source, and the glob in ingest.pattern",
+        )
     if dates := _dates(read_yaml(params, "a params file", "name one with --params FILE")):
         raise UsageError(
             "DVC takes no bare dates in a params file",

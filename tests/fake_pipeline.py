@@ -25,11 +25,12 @@ verify: {}
 export: {}
 """
 
-# PYTHONPATH (see environment) makes `python -P -m tasks` find this package first; through its path, the real tasks.core.
+# PYTHONPATH (see environment) makes `python -P -m tasks` find this package first, and by its path the real tasks.core.
 PACKAGE = f"__path__.append({str(Path(tasks.__file__).parent)!r})\n"
 
 STAGE = """
 import argparse, hashlib, json, os, pathlib, shutil, subprocess, sys, time
+from deploy.bundle import write_manifest
 from tasks.core import manifest, process
 from tasks.core.log import log, log_file, logging_to
 from tasks.core.settings import load
@@ -98,6 +99,8 @@ def fill(digest):
     if stage == "export":
         bundle = pathlib.Path(params.base.dist_dir) / params.base.name / f"1-{digest[:12]}"
         bundle.mkdir(parents=True, exist_ok=True)
+        (bundle / "model.onnx").write_text(digest)
+        write_manifest(bundle)
         return {"name": params.base.name, "digest": digest}
     return {}
 

@@ -41,7 +41,7 @@ CASES: dict[str, tuple[list[Candidate], Mapping[str, Mapping[int, Lap]], str, st
     "better than fp32": ([Candidate("int8", 0.81, 1000)], {"int8": laps()}, "int8", "the smallest"),
     "a drop of exactly the limit": ([Candidate("int8", 0.80 - LIMIT, 1000)], {"int8": laps()}, "int8", "the smallest"),
     "worse": ([Candidate("int8", 0.79, 1000)], {"int8": laps()}, "fp32", "falls by 0.01000, more than 0.000976"),
-    "no figure": ([Candidate("int8", NAN, 1000)], {"int8": laps()}, "fp32", "falls by nan"),
+    "no figure": ([Candidate("int8", NAN, 1000)], {"int8": laps()}, "fp32", "not finite"),
     "larger": ([Candidate("int8", 0.80, 5000)], {"int8": laps()}, "fp32", "eligible, but larger than fp32"),
     "of the same size": ([Candidate("int8", 0.80, 4000)], {"int8": laps()}, "fp32", "eligible"),
     "slower": ([Candidate("int8", 0.80, 1000)], {"int8": laps(1.2, 1.3)}, "fp32", "slower than fp32 .* at batch 1, 64"),

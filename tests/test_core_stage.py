@@ -53,6 +53,16 @@ def params(root: Path) -> Params:
     return load(root / "params.yaml")
 
 
+def test_what_was_made_with_other_settings_is_not_built_on(root: Path, install: Any) -> None:
+    """Without DVC nothing else would notice: an old verdict must not cover a new margin."""
+    install(small_room)
+    changed = worlds.write_params(root, {"base": {"seed": 6}})
+    with pytest.raises(IntegrityError, match="other values of base or validate"):
+        run_stage("tune", changed, root)
+    moved = worlds.write_params(root, {"base": {"dist_dir": "elsewhere"}})
+    assert run_stage("tune", moved, root).stage == "tune", "where folders lie changes nothing in them"
+
+
 def test_a_room_leaves_its_files_a_manifest_with_its_settings_and_a_record(root: Path, install: Any) -> None:
     install(small_room)
     result = run_stage("tune", params(root), root)

@@ -170,3 +170,11 @@ def test_a_broken_pipeline_file(root):
     write(root / "dvc.yaml", "stages: [\n")
     with pytest.raises(UsageError, match="must be YAML"):
         pipeline.prepare(write(root / "params.yaml"))
+
+
+def test_a_glob_as_source_is_answered_with_the_way_that_dvc_can_watch(root):
+    text = PARAMS.replace("source: rows.csv", "source: data/*.csv")
+    assert text != PARAMS
+    with pytest.raises(UsageError, match="not a glob") as caught:
+        pipeline.prepare(write(root / "params.yaml", text))
+    assert "ingest.pattern" in caught.value.way_out

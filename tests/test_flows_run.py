@@ -213,7 +213,9 @@ def test_a_stage_ends_with_a_dvc_repro_that_is_killed(done_project):
     fake_pipeline.behave(done_project, {"tune": "sleep"})
     fake_pipeline.change_rows(done_project)
     command = [str(fake_pipeline.BIN / "dvc"), "repro", "-q"]
-    repro = subprocess.Popen(command, cwd=done_project, env=fake_pipeline.environment(done_project), stderr=subprocess.DEVNULL)
+    repro = subprocess.Popen(
+        command, cwd=done_project, env=fake_pipeline.environment(done_project), stderr=subprocess.DEVNULL
+    )
     wait_until((done_project / "pids.json").exists)
     repro.kill()
     repro.wait()

@@ -115,6 +115,8 @@ def test_the_bundle_is_found_by_its_digest_and_missed_when_it_is_gone(done_proje
     folder = bundle(pipeline)
     assert folder is not None and folder.parent == done_project / "dist" / "tiny"
     assert not export_must_run(pipeline)
+    (folder / "model.onnx").write_text("damaged")
+    assert export_must_run(pipeline), "and export says what is wrong with it"
     folder.rename(folder.with_name("1-0123456789ab"))
     assert bundle(pipeline) is None
     assert export_must_run(pipeline)

@@ -303,7 +303,8 @@ def test_the_same_seed_gives_the_same_manifest_and_another_seed_does_not(tiny: P
     first = manifest.read(tiny / "artifacts" / "tune")
     run(root)
     assert manifest.identity(root / "artifacts" / "tune") == manifest.identity(tiny / "artifacts" / "tune")
-    other = run(root, {"base": {"seed": 6}})
+    worlds.write(root / "other", {"base": {"seed": 6}})
+    other = run(root / "other", {"base": {"seed": 6}})
     assert other.files["trials.csv"] != first.files["trials.csv"]
 
 
@@ -395,7 +396,7 @@ def test_neither_tune_nor_compress_reads_a_row_of_test_or_fresh(root: Path) -> N
     roles = {name: entry.role for name, entry in before.files.items()}
     (validate / "manifest.json").unlink()
     ingest = {"ingest": root / "artifacts" / "ingest"}
-    manifest.write(manifest.build("validate", "1" * 64, ingest, validate, roles, {}, before.facts), validate)
+    manifest.write(manifest.build("validate", before.settings, ingest, validate, roles, {}, before.facts), validate)
     run(root, {"tune": {"trials": 1, "epochs": 1}})
     settings: Params = worlds.write_params(root, {"tune": {"trials": 1, "epochs": 1}, "compress": {"rounds": 20}})
     run_stage("compress", settings, root)

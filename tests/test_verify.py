@@ -128,7 +128,7 @@ def rebuild_model(root: Path, change: Callable[[onnx.ModelProto], None]) -> None
     (folder / "manifest.json").unlink()
     upstream = {name: root / "artifacts" / name for name in before.upstream}
     roles = {name: entry.role for name, entry in before.files.items()}
-    manifest.write(manifest.build("compress", "2" * 64, upstream, folder, roles, {}, before.facts), folder)
+    manifest.write(manifest.build("compress", before.settings, upstream, folder, roles, {}, before.facts), folder)
 
 
 def replace_output(model: onnx.ModelProto, *nodes: onnx.NodeProto) -> None:

@@ -156,6 +156,6 @@ def _rebuild(stage: str) -> str:
 
 
 def settings_hash(*sections: Any) -> str:
-    """SHA-256 of the canonical JSON of settings sections (pydantic models)."""
-    text = files.canonical_json([section.model_dump(mode="json") for section in sections])
-    return hashlib.sha256(text.encode()).hexdigest()
+    """SHA-256 of the canonical JSON of settings sections (pydantic models), but for where folders lie."""
+    values = [section.model_dump(mode="json", exclude={"artifacts_dir", "dist_dir"}) for section in sections]
+    return hashlib.sha256(files.canonical_json(values).encode()).hexdigest()
