@@ -27,15 +27,15 @@ def _done(_made: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def project(_made: Path, tmp_path: Path) -> Path:
+def project(_made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A tiny Git and DVC project (see fake_pipeline) of which nothing has run yet."""
-    return shutil.copytree(_made, tmp_path / "project")
+    return fake_pipeline.run_stages_of(shutil.copytree(_made, tmp_path / "project"), monkeypatch)
 
 
 @pytest.fixture
-def done_project(_done: Path, tmp_path: Path) -> Path:
+def done_project(_done: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The same after `dvc repro`, committed: every stage is up to date."""
-    return shutil.copytree(_done, tmp_path / "project")
+    return fake_pipeline.run_stages_of(shutil.copytree(_done, tmp_path / "project"), monkeypatch)
 
 
 @pytest.fixture(scope="session")

@@ -9,6 +9,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 import tasks
 from tasks.core.settings import STAGES
 
@@ -158,6 +160,12 @@ def environment(root: Path) -> dict[str, str]:
                    "PYTHONPATH": str(root),
                    "GIT_AUTHOR_NAME": "Tester", "GIT_AUTHOR_EMAIL": "tester@example.org",
                    "GIT_COMMITTER_NAME": "Tester", "GIT_COMMITTER_EMAIL": "tester@example.org"}  # fmt: skip
+
+
+def run_stages_of(root: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Let a driver in this process start the stages of ``root``; return it."""
+    monkeypatch.setenv("PYTHONPATH", str(root))
+    return root
 
 
 def run(root: Path, command: str, *arguments: str, code: int = 0, **more: str) -> subprocess.CompletedProcess[str]:

@@ -191,8 +191,8 @@ class TestKilled:
         assert code == {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGKILL: -9}[number]
         assert "Traceback" not in told
 
-    def test_the_old_artifacts_stay_and_the_next_run_completes(self, killed, number, database):
-        root, _, _ = killed[number]
+    def test_the_old_artifacts_stay_and_the_next_run_completes(self, killed, number, database, monkeypatch):
+        root = fake_pipeline.run_stages_of(killed[number][0], monkeypatch)
         wait_until(lambda: living(root) == [], seconds=20)
         assert (root / "artifacts" / "tune" / "manifest.json").is_file()
         fake_pipeline.behave(root, {})

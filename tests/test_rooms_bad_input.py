@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shlex
 import shutil
 import signal
 import subprocess
@@ -17,21 +18,49 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import csv_world
 import numpy as np
 import pytest
 import worlds
+from ruamel.yaml import YAML
 
 from tasks.core import files, manifest
 from tasks.core.errors import MachineError
 from tasks.core.settings import load
 from tasks.core.stage import run_stage
 
-STAGES = ("tune", "compress", "verify", "export")
+FIRST = ("ingest", "validate")
+LATER = ("tune", "compress", "verify", "export")
+STAGES = FIRST + LATER
+DVC_YAML = Path(__file__).resolve().parents[1] / "dvc.yaml"
+
+
+@pytest.fixture(scope="module")
+def csv_tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A CSV file and a suite (see csv_world) after ingest and validate. Read only: copy it to change it."""
+    root = tmp_path_factory.mktemp("csv_tiny")
+    params = csv_world.write(root, 3000)
+    for stage in FIRST:
+        run_stage(stage, params, root)
+    return root
+
+
+@pytest.fixture
+def finished(stage: str, request: pytest.FixtureRequest) -> Path:
+    """A world in which ``stage`` has run. Read only: copy it to change it."""
+    root: Path = request.getfixturevalue("csv_tiny" if stage in FIRST else "tiny")
+    return root
+
+
+@pytest.fixture
+def place(finished: Path, tmp_path: Path) -> Path:
+    """A copy of it of one's own."""
+    return shutil.copytree(finished, tmp_path / "place")
 
 
 def start(root: Path, stage: str, **more: Any) -> subprocess.Popen[str]:
     """Start a stage as DVC does, from the project's folder."""
-    command = [sys.executable, "-m", "tasks", stage]
+    command = [sys.executable, "-P", "-m", "tasks", stage]
     return subprocess.Popen(command, cwd=root, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, **more)
 
 
@@ -55,7 +84,8 @@ def state(root: Path) -> dict[str, bytes]:
     """Every finished artifact and bundle, by its path; nothing hidden (locks, partial folders), no log, no scratch."""
     folders = [root / "artifacts" / stage for stage in STAGES] + [root / "dist"]
     paths = [path for folder in folders for path in folder.rglob("*") if path.is_file()]
-    names = [path.relative_to(root).as_posix() for path in [*paths, root / "artifacts" / "metrics.json"]]
+    paths += (root / "artifacts").glob("metrics.json")
+    names = [path.relative_to(root).as_posix() for path in paths]
     return {name: (root / name).read_bytes() for name in names if "/." not in name}
 
 
@@ -63,6 +93,8 @@ def state(root: Path) -> dict[str, bytes]:
 
 #: Where a stage is in the middle of its work: a line of its log, or a file.
 INSIDE: dict[str, Callable[[Path], bool]] = {
+    "ingest": lambda root: size(root / "artifacts" / ".ingest.partial" / "rows.parquet") > 10_000,
+    "validate": lambda root: (root / "artifacts" / ".validate.partial" / "results.json").exists(),
     "tune": lambda root: "trial 2 of 3, epoch 1" in log(root, "tune"),
     "compress": lambda root: "fp32 has" in log(root, "compress"),
     "verify": lambda root: (root / "artifacts" / ".verify.partial" / "predictions.parquet").exists(),
@@ -75,6 +107,10 @@ CODES = {signal.SIGINT: (130, -2), signal.SIGTERM: (143,), signal.SIGKILL: (-9,)
 def log(root: Path, stage: str) -> str:
     path = root / "artifacts" / "logs" / f"{stage}.log"
     return path.read_text() if path.is_file() else ""
+
+
+def size(path: Path) -> int:
+    return path.stat().st_size if path.exists() else 0
 
 
 def _slow_scoring(root: Path) -> dict[str, str]:
@@ -110,20 +146,37 @@ def kill_inside(roots: Mapping[signal.Signals, Path], stage: str) -> dict[signal
     return {number: finish(process, *CODES[number]) for number, process in running.items()}
 
 
+def _more_rows(root: Path) -> None:
+    csv_world.write_rows(root, 3000, repeat=100)
+
+
+def _more_rows_ingested(root: Path) -> None:
+    _more_rows(root)
+    run_stage("ingest", load(root / "params.yaml"), root)
+
+
+#: What makes a stage long enough to be met in the middle.
+LONGER: dict[str, Callable[[Path], object]] = {
+    "ingest": _more_rows,
+    "validate": _more_rows_ingested,
+    "verify": lambda root: worlds.write_params(root, {"verify": {"resamples": 15_000}}),
+}
+
+
 @pytest.mark.parametrize("stage", STAGES)
 def test_a_stage_that_is_interrupted_terminated_or_killed_ends_as_if_nothing_had_happened(
-    tiny: Path, tmp_path: Path, stage: str
+    finished: Path, tmp_path: Path, stage: str
 ) -> None:
     """Its output is there from a run before, so that the previous artifacts can be seen to stay."""
-    roots = {number: shutil.copytree(tiny, tmp_path / number.name) for number in CODES}
-    undisturbed = tiny
+    roots = {number: shutil.copytree(finished, tmp_path / number.name) for number in CODES}
+    undisturbed = finished
     for root in roots.values():
-        shutil.rmtree(root / "dist")
-    if stage == "verify":  # long enough to be met in the middle
-        undisturbed = shutil.copytree(tiny, tmp_path / "undisturbed")
+        shutil.rmtree(root / "dist", ignore_errors=True)
+    if stage in LONGER:
+        undisturbed = shutil.copytree(finished, tmp_path / "undisturbed")
         for root in (undisturbed, *roots.values()):
-            settings = worlds.write_params(root, {"verify": {"resamples": 15_000}})
-        run_stage("verify", settings, undisturbed)
+            LONGER[stage](root)
+        run_stage(stage, load(undisturbed / "params.yaml"), undisturbed)
     before = state(roots[signal.SIGKILL])
     said = kill_inside(roots, stage)
     assert "interrupted; the previous artifacts are untouched" in said[signal.SIGINT]
@@ -139,7 +192,7 @@ def test_a_stage_that_is_interrupted_terminated_or_killed_ends_as_if_nothing_had
     if stage == "tune":
         assert "trial 1 of 3" not in log(killed, stage), "the finished trial was run again"
     if stage == "export":
-        assert state(killed).keys() == state(tiny).keys()
+        assert state(killed).keys() == state(finished).keys()
 
 
 def test_a_stage_ends_with_the_driver_that_started_it(world: Path) -> None:
@@ -197,6 +250,8 @@ def fill(root: Path, room: int) -> Path:
 @pytest.mark.parametrize(
     ("stage", "changes", "room"),
     [
+        ("ingest", {}, 24),
+        ("validate", {}, 48),
         ("tune", {"storage": "journal"}, 24),
         ("tune", {"storage": "sqlite"}, 40),
         ("compress", {}, 48),
@@ -205,10 +260,10 @@ def fill(root: Path, room: int) -> Path:
     ],
 )
 def test_a_full_disk_leaves_the_previous_artifacts_and_the_next_run_ends_well(
-    world: Path, small_disk: Callable[[int], Path], stage: str, changes: Mapping[str, Any], room: int
+    finished: Path, small_disk: Callable[[int], Path], stage: str, changes: Mapping[str, Any], room: int
 ) -> None:
     """A real file system with too little room for the stage's second run."""
-    root = moved(world, small_disk(4096))
+    root = moved(finished, small_disk(4096))
     settings = worlds.write_params(root, {stage: changes})
     before = state(root)
     filler = fill(root, room)
@@ -221,11 +276,11 @@ def test_a_full_disk_leaves_the_previous_artifacts_and_the_next_run_ends_well(
     assert manifest.read(root / "artifacts" / stage)
 
 
-@pytest.mark.parametrize(("stage", "room"), [("tune", 0), ("export", 8)])
+@pytest.mark.parametrize(("stage", "room"), [("ingest", 0), ("validate", 0), ("tune", 0), ("export", 8)])
 def test_a_full_disk_is_exit_2_even_when_the_log_cannot_be_written(
-    world: Path, small_disk: Callable[[int], Path], stage: str, room: int
+    finished: Path, small_disk: Callable[[int], Path], stage: str, room: int
 ) -> None:
-    root = moved(world, small_disk(4096))
+    root = moved(finished, small_disk(4096))
     before = state(root)
     fill(root, room)
     said = finish(start(root, stage), 2)
@@ -235,24 +290,26 @@ def test_a_full_disk_is_exit_2_even_when_the_log_cannot_be_written(
     assert not left_over(root)
 
 
-def test_a_read_only_disk_is_exit_2(world: Path, small_disk: Callable[[int], Path]) -> None:
+@pytest.mark.parametrize("stage", ["ingest", "validate", "export"])
+def test_a_read_only_disk_is_exit_2(finished: Path, small_disk: Callable[[int], Path], stage: str) -> None:
     """The superuser may write into any folder, but into no file system that is mounted read-only."""
-    root = moved(world, small_disk(4096))
+    root = moved(finished, small_disk(4096))
     before = state(root)
     subprocess.run(["mount", "-o", "remount,ro", str(root)], check=True)
-    said = finish(start(root, "export"), 2)
+    said = finish(start(root, stage), 2)
     assert "Read-only file system" in said
     assert "base.artifacts_dir" in said
     assert state(root) == before
 
 
-def test_a_folder_that_may_not_be_written_is_exit_2(world: Path) -> None:
+@pytest.mark.parametrize("stage", ["ingest", "validate", "verify"])
+def test_a_folder_that_may_not_be_written_is_exit_2(place: Path, stage: str) -> None:
     if os.geteuid() == 0:
         pytest.skip("the superuser may write into any folder; see the read-only disk and the injected refusal")
-    artifacts = world / "artifacts"
+    artifacts = place / "artifacts"
     artifacts.chmod(0o500)
     try:
-        said = finish(start(world, "verify"), 2)
+        said = finish(start(place, stage), 2)
     finally:
         artifacts.chmod(0o700)
     assert "Permission denied" in said
@@ -260,6 +317,8 @@ def test_a_folder_that_may_not_be_written_is_exit_2(world: Path) -> None:
 
 #: What a room calls to write its first file, by the place that the room takes it from.
 WRITERS = {
+    "ingest": "pyarrow.parquet.ParquetWriter",
+    "validate": "pyarrow.parquet.ParquetWriter",
     "tune": "safetensors.torch.save_file",
     "compress": "onnx.save",
     "verify": "pyarrow.parquet.write_table",
@@ -272,7 +331,7 @@ WRITERS = {
     [*((stage, errno.ENOSPC) for stage in STAGES), ("export", errno.EACCES), ("export", errno.EROFS)],
 )
 def test_a_refusal_of_the_system_in_the_middle_of_a_stage_is_a_machine_error(
-    world: Path, monkeypatch: pytest.MonkeyPatch, stage: str, number: int
+    place: Path, monkeypatch: pytest.MonkeyPatch, stage: str, number: int
 ) -> None:
     """Injected where files are written, for machines on which nothing can be mounted."""
 
@@ -280,15 +339,15 @@ def test_a_refusal_of_the_system_in_the_middle_of_a_stage_is_a_machine_error(
         raise OSError(number, os.strerror(number))
 
     if stage == "tune":
-        worlds.write_params(world, {"tune": {"trials": 1, "epochs": 1}})
-    before = state(world)
+        worlds.write_params(place, {"tune": {"trials": 1, "epochs": 1}})
+    before = state(place)
     monkeypatch.setattr(WRITERS[stage], refuse)
     with pytest.raises(MachineError) as caught:
-        run_stage(stage, load(world / "params.yaml"), world)
+        run_stage(stage, load(place / "params.yaml"), place)
     assert caught.value.exit_code == 2
     assert os.strerror(number).lower() in str(caught.value).lower() or "no space left" in str(caught.value)
-    assert state(world) == before
-    assert not left_over(world)
+    assert state(place) == before
+    assert not left_over(place)
 
 
 # Mistakes.
@@ -351,6 +410,17 @@ def test_a_command_that_is_not_known_is_exit_2(arguments: list[str]) -> None:
     assert "usage: python -m tasks" in done.stderr
 
 
+def test_a_projects_own_modules_never_stand_in_for_ours(world: Path) -> None:
+    """The command is DVC's own; verify starts a process of `deploy` as well."""
+    for name in ("tasks", "deploy", "flows"):
+        (world / f"{name}.py").write_text("raise SystemExit('a module of the project was run')\n")
+    command = shlex.split(YAML(typ="safe").load(DVC_YAML.read_text())["stages"]["verify"]["cmd"])
+    shutil.rmtree(world / "artifacts" / "verify")
+    done = subprocess.run([sys.executable, *command[1:]], cwd=world, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert manifest.read(world / "artifacts" / "verify").stage == "verify"
+
+
 def test_another_params_file_has_its_own_artifacts(world: Path) -> None:
     """Relative paths start at the params file, wherever the command is given."""
     (world / "sub").mkdir()
@@ -374,8 +444,8 @@ def test_a_second_run_of_a_running_stage_is_refused(world: Path) -> None:
         first.kill()
 
 
-def test_what_a_stage_measured_is_kept_apart_from_what_it_made(tiny: Path) -> None:
-    for stage in STAGES:
-        found = files.read_json(tiny / "artifacts" / "runs" / f"{stage}.json")
-        assert found["manifest"] == manifest.identity(tiny / "artifacts" / stage)
-        assert np.isfinite(found["seconds"])
+@pytest.mark.parametrize("stage", STAGES)
+def test_what_a_stage_measured_is_kept_apart_from_what_it_made(finished: Path, stage: str) -> None:
+    found = files.read_json(finished / "artifacts" / "runs" / f"{stage}.json")
+    assert found["manifest"] == manifest.identity(finished / "artifacts" / stage)
+    assert np.isfinite(found["seconds"])

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from tasks.core import manifest
-from tasks.core.settings import load
+from tasks.core.settings import Base, Ingest, load
 from tasks.core.stage import run_stage
 
 TYPES = {
@@ -77,7 +77,6 @@ def make(
     (ingest / "schema.json").write_text(json.dumps({"columns": kinds}))
     facts = {"rows": len(next(iter(arrays.values()))), "content_hash": "c0ffee", "columns": kinds, "source": {}}
     roles = {"rows.parquet": "rows", "schema.json": "schema"}
-    manifest.write(manifest.build("ingest", "0" * 64, {}, ingest, roles, facts=facts), ingest)
     write_suite(root, checks, columns)
     split = {"by": "random", "validation": 0.2, "test": 0.2}
     params = {
@@ -86,6 +85,9 @@ def make(
         "validate": {"suite": "suite.yaml", "split": split, "calibration_rows": 16, **validate},
     }
     (root / "params.yaml").write_text(json.dumps(params, default=str))  # JSON is YAML
+    sections = [kind.model_validate_json(json.dumps(params[key])) for key, kind in (("base", Base), ("ingest", Ingest))]
+    finished = manifest.build("ingest", manifest.settings_hash(*sections), {}, ingest, roles, facts=facts)
+    manifest.write(finished, ingest)
     return root / "params.yaml"
 
 
