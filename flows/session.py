@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 from flows.pipeline import Pipeline
 from flows.server import TemporaryServer
 from tasks.core import files
-from tasks.core.errors import MachineError, UsageError
+from tasks.core.errors import MachineError
+from tasks.core.stage import only_one
 
 _DRAIN_SECONDS = 10.0
 
@@ -31,23 +32,10 @@ def conduct(pipeline: Pipeline, force: str | None = None, retries: int = 0) -> d
 
 @contextmanager
 def _alone(artifacts: Path) -> Iterator[None]:
-    from filelock import FileLock, Timeout
-
-    with files.machine_errors(artifacts):
-        artifacts.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(artifacts / ".run.lock")
-        try:
-            lock.acquire(timeout=0)
-        except Timeout as error:
-            raise UsageError(
-                f"one run at a time may work on {artifacts}",
-                "another one is going on",
-                "wait for it, or give this run another base.artifacts_dir",
-            ) from error
-    try:
+    with ExitStack() as stack:
+        with files.machine_errors(artifacts):
+            stack.enter_context(only_one("run", artifacts))
         yield
-    finally:
-        lock.release()
 
 
 @contextmanager

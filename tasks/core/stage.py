@@ -84,8 +84,8 @@ def run_stage(stage: str, params: Params, root: Path) -> manifest.Manifest:
 
 
 @contextmanager
-def only_one(stage: str, artifacts: Path) -> Iterator[None]:
-    """Keep other processes from running the same stage in the same folder; may be entered again inside.
+def only_one(what: str, artifacts: Path) -> Iterator[None]:
+    """Keep other processes from doing ``what`` (a stage, or a whole run) in the same folder; may be entered again.
 
     Raises:
         UsageError: if one is running already.
@@ -93,12 +93,12 @@ def only_one(stage: str, artifacts: Path) -> Iterator[None]:
     from filelock import FileLock, Timeout
 
     artifacts.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(artifacts / f".{stage}.lock", is_singleton=True)
+    lock = FileLock(artifacts / f".{what}.lock", is_singleton=True)
     try:
         lock.acquire(timeout=0)
     except Timeout as error:
         raise UsageError(
-            f"one {stage} at a time may write into {artifacts}",
+            f"one {what} at a time may write into {artifacts}",
             "another one is running",
             "wait for it, or give this run another base.artifacts_dir",
         ) from error

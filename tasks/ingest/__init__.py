@@ -78,7 +78,7 @@ def _packaged(root: Path, own: Ingest) -> tuple[Source, dict[str, Any]]:
     locate.refuse_pattern(root / own.source, own.pattern)
     card = read_card(root / own.source)
     table = flights.read(archive.content(card))  # the only reader so far; the card's schema admits no other
-    part = Part(card.file, table.schema, len(table), lambda: iter(table.to_batches()))
+    part = Part(card.file, table.schema, lambda: iter(table.to_batches()))
     return ArrowParts([part], own.types), {"kind": "package", **card.model_dump(exclude={"columns"})}
 
 

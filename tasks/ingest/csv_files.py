@@ -41,11 +41,6 @@ class CsvFiles:
     given: Mapping[str, str]
     null_values: Sequence[str]
 
-    @property
-    def rows(self) -> int | None:
-        """Unknown before the files are read."""
-        return None
-
     def guess(self) -> dict[str, str]:
         """Name -> kind from the first blocks of every file.
 

@@ -30,10 +30,6 @@ class Widened(Exception):
 class Source(Protocol):
     """Rows that can be read from the start, any number of times."""
 
-    @property
-    def rows(self) -> int | None:
-        """Number of rows, if it is known before they are read."""
-
     def guess(self) -> dict[str, str]:
         """Name -> kind (see :mod:`tasks.ingest.kinds`), in file order, from headers and first blocks only."""
 
@@ -47,7 +43,6 @@ class Part:
 
     name: str
     schema: pa.Schema
-    rows: int
     read: Callable[[], Iterator[pa.RecordBatch]]
 
 
@@ -62,11 +57,6 @@ class ArrowParts:
 
     parts: Sequence[Part]
     given: Mapping[str, str]
-
-    @property
-    def rows(self) -> int | None:
-        """Number of rows of all parts."""
-        return sum(part.rows for part in self.parts)
 
     def guess(self) -> dict[str, str]:
         """Name -> kind, from the schemas alone.
@@ -118,7 +108,7 @@ def parquet_part(path: Path) -> Part:
         DataRejected: if it is no Parquet file, or is damaged.
     """
     with _readable(path), pq.ParquetFile(path) as file:
-        return Part(str(path), file.schema_arrow, file.metadata.num_rows, lambda: _parquet_batches(path))
+        return Part(str(path), file.schema_arrow, lambda: _parquet_batches(path))
 
 
 def _parquet_batches(path: Path) -> Iterator[pa.RecordBatch]:
