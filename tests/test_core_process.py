@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -10,6 +11,7 @@ import threading
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 
 from tasks.core import process
@@ -94,7 +96,40 @@ psutil.Process.status = status
 
 def test_the_first_process_of_a_container_has_nobody_to_watch(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(process.DRIVER_VARIABLE, raising=False)
-    monkeypatch.setattr(os, "getppid", lambda: 0)
+    monkeypatch.setattr(psutil.Process, "parent", lambda _: None)
     before = threading.active_count()
     process.die_with_driver()
     assert threading.active_count() == before
+
+
+SHELL_BETWEEN = """
+import subprocess, sys
+subprocess.run([*sys.argv[3].split(), '"$0" -c "$1" "$2"; true', sys.executable, *sys.argv[1:3]])
+"""
+
+
+@pytest.mark.parametrize("shell", ["sh -c", "bash --noprofile --norc -c", "bash -ec"])
+def test_a_stage_ends_with_a_driver_that_started_it_through_a_shell(tmp_path: Path, shell: str) -> None:
+    """The shell does not replace itself here (dash never does): it is the parent, and survives its own."""
+    mark = tmp_path / "mark"
+    with subprocess.Popen(
+        [sys.executable, "-c", SHELL_BETWEEN, STAGE, mark, shell], stderr=subprocess.DEVNULL
+    ) as driver:
+        wait_for(mark, "ready")
+        driver.kill()
+        wait_for(mark, "cleaned up", 5)
+
+
+def test_a_stage_that_a_person_typed_outlives_the_shell(tmp_path: Path) -> None:
+    mark = tmp_path / "mark"
+    with subprocess.Popen(["sh"], stdin=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as shell:
+        assert shell.stdin is not None
+        stage = shlex.join([sys.executable, "-c", STAGE, str(mark)])
+        print(f"cd {shlex.quote(str(tmp_path))}; {stage} & echo $! > pid", file=shell.stdin, flush=True)
+        wait_for(mark, "ready")
+        shell.kill()
+    pid = int((tmp_path / "pid").read_text())
+    time.sleep(2)  # four times as long as the stage needs to notice
+    assert psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    os.kill(pid, signal.SIGTERM)
+    wait_for(mark, "cleaned up", 5)

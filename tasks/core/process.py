@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import signal
 import sys
@@ -10,9 +11,14 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import psutil
 
 DRIVER_VARIABLE = "ASSAY_DRIVER_PID"
 _POLL_SECONDS = 0.5
+_SHELLS = {"sh", "dash", "bash", "zsh", "ksh", "fish"}
 
 
 def stop_on_terminate() -> None:
@@ -37,29 +43,25 @@ def dying_of_interrupt() -> Iterator[None]:
 
 
 def die_with_driver() -> None:
-    """End this process when the process that drives it is gone, also when that one was killed by SIGKILL.
+    """End this process when a process that drives it is gone, also when that one was killed by SIGKILL.
 
-    The driver is the process named by ``ASSAY_DRIVER_PID``, else the parent. A daemon thread polls: portable, and
-    one system call every half second. The first process of a container has no parent, and nobody to watch.
+    The driver is the process named by ``ASSAY_DRIVER_PID``, else the parent; behind a shell that only passes a
+    command on (``sh -c``, as DVC and make start theirs) also that shell's parent. A person's own shell drives
+    nothing: a stage typed there may outlive it, as any program. A daemon thread polls: portable, and a few system
+    calls every half second.
     """
     import psutil
 
-    named = int(os.environ.get(DRIVER_VARIABLE) or os.getppid())
-    if named == 0:
-        return
     try:
-        driver = psutil.Process(named)
+        named = os.environ.get(DRIVER_VARIABLE)
+        drivers = [psutil.Process(int(named))] if named else _drivers(psutil.Process())
     except psutil.NoSuchProcess:
         os._exit(128 + signal.SIGTERM)
-
-    def lives() -> bool:
-        try:
-            return bool(driver.is_running()) and driver.status() != psutil.STATUS_ZOMBIE
-        except psutil.NoSuchProcess:  # it ended between the two questions
-            return False
+    if not drivers:
+        return
 
     def watch() -> None:
-        while lives():
+        while all(_lives(driver) for driver in drivers):
             time.sleep(_POLL_SECONDS)
         print("the process that started this one is gone: stopping", file=sys.stderr, flush=True)
         os.kill(os.getpid(), signal.SIGTERM)
@@ -67,3 +69,28 @@ def die_with_driver() -> None:
         os._exit(128 + signal.SIGTERM)
 
     threading.Thread(target=watch, daemon=True, name="watch-driver").start()
+
+
+def _drivers(process: psutil.Process) -> list[psutil.Process]:
+    """Ancestors of a process whose end is its end as well; none where there is no parent (a container's first)."""
+    parent = process.parent()
+    if parent is None:
+        return []
+    if _program(parent) not in _SHELLS:
+        return [parent]
+    options = itertools.takewhile(lambda word: word.startswith("-"), parent.cmdline()[1:])
+    passes_on = any("c" in option for option in options if not option.startswith("--"))
+    return [parent, *_drivers(parent)] if passes_on else []
+
+
+def _program(process: psutil.Process) -> str:
+    return str(process.name()).removesuffix(".exe").lstrip("-")  # a login shell's name begins with "-"
+
+
+def _lives(process: psutil.Process) -> bool:
+    import psutil
+
+    try:
+        return bool(process.is_running()) and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:  # it ended between the two questions
+        return False
