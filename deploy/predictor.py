@@ -16,7 +16,7 @@ from deploy.signature import Signature
 if TYPE_CHECKING:
     import onnxruntime
 
-_BATCH = 4096
+_MOST_ROWS, _MOST_BYTES = 4096, 32 << 20
 
 
 class Predictor:
@@ -59,12 +59,13 @@ class Predictor:
             )
         return Predictor(session, signature)
 
-    def predict(self, columns: Mapping[str, np.ndarray], batch: int = _BATCH) -> dict[str, np.ndarray]:
+    def predict(self, columns: Mapping[str, np.ndarray], batch: int | None = None) -> dict[str, np.ndarray]:
         """Answer raw rows.
 
         Args:
-            columns: name -> array [rows]; see :meth:`deploy.signature.Signature.tensors`.
-            batch: rows given to the model at once; bounds the memory, does not change the answer.
+            columns: name -> array [rows, ...]; see :meth:`deploy.signature.Signature.tensors`.
+            batch: rows given to the model at once, which bounds the memory and does not change the answer; by default
+                at most 4,096, and fewer if they hold more than 32 MiB.
 
         Returns:
             Output name -> array [rows, ...] (``probability``: float32 [rows, 1]).
@@ -74,10 +75,11 @@ class Predictor:
         """
         tensors = self.signature.tensors(columns)
         rows = len(next(iter(tensors.values())))
+        size = batch or max(1, min(_MOST_ROWS, _MOST_BYTES * rows // max(1, sum(a.nbytes for a in tensors.values()))))
         names = [tensor.name for tensor in self.signature.outputs]
         # Some kernels of onnxruntime divide by the number of rows, and end the process when it is zero.
         parts = [self.signature.empty_outputs()] + [
-            self._session.run(names, {name: array[start : start + batch] for name, array in tensors.items()})
-            for start in range(0, rows, batch)
+            self._session.run(names, {name: array[start : start + size] for name, array in tensors.items()})
+            for start in range(0, rows, size)
         ]
         return {name: np.concatenate(arrays) for name, arrays in zip(names, zip(*parts, strict=True), strict=True)}

@@ -6,6 +6,7 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,16 @@ import numpy as np
 
 from deploy.errors import DataRejected, IntegrityError
 
-_NUMPY = {"FP32": np.float32, "INT64": np.int64, "BYTES": np.object_}
+_NUMPY: Mapping[str, Any] = {
+    "BOOL": np.bool_, "UINT8": np.uint8, "INT8": np.int8, "INT32": np.int32, "INT64": np.int64, "FP16": np.float16,
+    "FP32": np.float32, "FP64": np.float64, "BYTES": np.object_,
+}  # fmt: skip
 #: An absent value, by datatype: what stands for it in the tensor.
 MISSING: Mapping[str, Any] = {"FP32": float("nan"), "INT64": int(np.iinfo(np.int64).min), "BYTES": ""}
+
+#: Format of an INT64 that is a moment: microseconds since 1970 in UTC; ISO 8601 texts are converted.
+TIMESTAMP = "timestamp"
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 _WORDS = {"false": 0, "true": 1}
 
@@ -26,11 +34,12 @@ class Tensor:
 
     Attributes:
         name: its name in the graph.
-        datatype: FP32, INT64 or BYTES (UTF-8 text).
-        shape: -1 is the batch axis.
+        datatype: in the protocol's words: FP32, INT64, UINT8, ..., BYTES (UTF-8 text).
+        shape: the first axis is the batch; -1 is any length.
         description: for a person.
         range: least and greatest value seen in training, for numbers.
         labels: what the values of an output mean.
+        format: how texts are read; ``timestamp`` is known.
     """
 
     name: str
@@ -39,6 +48,12 @@ class Tensor:
     description: str = ""
     range: tuple[float, float] | None = None
     labels: tuple[Any, ...] | None = None
+    format: str | None = None
+
+    @property
+    def is_column(self) -> bool:
+        """Whether a row has a single value of it."""
+        return self.shape == (-1, 1)
 
 
 @dataclass(frozen=True)
@@ -76,11 +91,11 @@ class Signature:
         return [np.empty([max(size, 0) for size in t.shape], _NUMPY[t.datatype]) for t in self.outputs]
 
     def tensors(self, columns: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Turn raw columns into the graph's inputs, each [rows, 1]; columns that the model does not read are ignored.
+        """Turn raw columns into the graph's inputs; columns that the model does not read are ignored.
 
         Args:
-            columns: name -> array [rows] or [rows, 1] of numbers, booleans or text;
-                None, NaN and empty text are missing.
+            columns: name -> array [rows] or [rows, 1] of numbers, booleans or text, where the input is one value a row
+                (None, NaN and empty text are missing); else an array of the input's own shape.
 
         Raises:
             DataRejected: naming every column that is absent, of another length, or not convertible.
@@ -90,7 +105,7 @@ class Signature:
         for tensor in self.inputs:
             if tensor.name in columns:
                 try:
-                    result[tensor.name] = _convert(columns[tensor.name], tensor.datatype)
+                    result[tensor.name] = _as_input(np.asarray(columns[tensor.name]), tensor)
                 except (ValueError, TypeError, OverflowError) as error:
                     problems.append(f"{tensor.name}: {tensor.datatype} expected ({error})")
         lengths = {len(array) for array in result.values()}
@@ -116,8 +131,58 @@ def _tensors(raw: Sequence[Mapping[str, Any]]) -> tuple[Tensor, ...]:
     return tensors
 
 
-def _convert(values: np.ndarray, datatype: str) -> np.ndarray:
-    array = np.asarray(values)
+def _as_input(array: np.ndarray, tensor: Tensor) -> np.ndarray:
+    if not tensor.is_column:
+        return _array(array, tensor)
+    if tensor.format == TIMESTAMP and array.dtype.kind in "OUSM":
+        array = _microseconds(array)
+    return _column(array, tensor.datatype)
+
+
+def _array(array: np.ndarray, tensor: Tensor) -> np.ndarray:
+    """An array of the input's shape and datatype, if no value of it is changed by that."""
+    wanted = tensor.shape
+    same = array.ndim == len(wanted) and all(
+        size in (-1, found) for size, found in zip(wanted[1:], array.shape[1:], strict=True)
+    )
+    if not same:
+        shape = ", ".join("any" if size == -1 else str(size) for size in wanted)
+        raise ValueError(f"shape [{shape}] expected, got {list(array.shape)}")
+    if tensor.datatype == "BYTES":
+        return _as_text(array.ravel()).reshape(array.shape)
+    if array.dtype.kind not in "biuf":
+        raise ValueError(f"got {array.dtype}")
+    dtype = np.dtype(_NUMPY[tensor.datatype])
+    if dtype.kind == "f":
+        with np.errstate(over="ignore"):
+            return np.asarray(array, dtype)
+    if array.dtype != dtype:
+        low, high = (0, 1) if dtype.kind == "b" else (np.iinfo(dtype).min, np.iinfo(dtype).max)
+        fits = (np.trunc(array) == array) & (array >= low) & (array <= high)
+        if not fits.all():
+            raise ValueError("got fractions, or values out of range")
+    return np.asarray(array, dtype)
+
+
+def _microseconds(array: np.ndarray) -> np.ndarray:
+    """ISO 8601 texts (no zone means UTC), or datetime64, as int64 microseconds since 1970."""
+    if array.dtype.kind == "M":
+        missing = np.isnat(array)
+        return np.where(missing, MISSING["INT64"], array.astype("datetime64[us]").astype(np.int64))
+    return np.array([_moment(value) for value in array.ravel()], np.int64)
+
+
+def _moment(value: Any) -> int:
+    if _is_missing(value):
+        return int(MISSING["INT64"])
+    if isinstance(value, (int, np.integer)):
+        return int(value)
+    when = value if isinstance(value, datetime) else datetime.fromisoformat(_text(value).strip())
+    when = when.replace(tzinfo=UTC) if when.tzinfo is None else when
+    return (when - _EPOCH) // timedelta(microseconds=1)
+
+
+def _column(array: np.ndarray, datatype: str) -> np.ndarray:
     if array.ndim == 2 and array.shape[1] == 1:
         array = array[:, 0]
     if array.ndim != 1:
@@ -127,6 +192,8 @@ def _convert(values: np.ndarray, datatype: str) -> np.ndarray:
     if datatype == "BYTES":
         return _as_text(array)[:, None]
     if array.dtype.kind in "OUS":
+        if datatype not in MISSING:
+            raise ValueError(f"got {array.dtype}")
         missing, one = MISSING[datatype], _integer if datatype == "INT64" else float
         array = np.array([missing if _is_missing(value) else one(value) for value in array], _NUMPY[datatype])
     if datatype == "INT64" and array.dtype.kind == "f":

@@ -88,8 +88,8 @@ def fill(digest):
         rows = [f"{trial},{0.7 + trial / 100},{0.7 + trial / 100},complete" for trial in range(params.tune.trials)]
         (out / "trials.csv").write_text("\\n".join(["trial,value,best,state", *rows, ""]))
     if stage == "compress":
-        candidates = [{"name": "fp32", "auc": 0.8, "size_kib": 9.0, "chosen": False},
-                      {"name": "int8", "auc": 0.8, "size_kib": 3.0, "chosen": True}]
+        candidates = [{"name": "fp32", "value": 0.8, "size_kib": 9.0, "chosen": False},
+                      {"name": "int8", "value": 0.8, "size_kib": 3.0, "chosen": True}]
         (out / "candidates.json").write_text(json.dumps(candidates))
         return {"chosen": "int8", "candidates": candidates}
     if stage == "verify":

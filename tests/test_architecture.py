@@ -104,10 +104,10 @@ import sys, torch
 from tasks.core import devices
 from tasks.core.settings import Base
 from tasks.core.workloads.tabular.network import Architecture, TabularNetwork
-from tasks.core.workloads.tabular.preprocess import Number, Preprocess
+from tasks.core.workloads.tabular.encoder import Number, TabularEncoder
 devices.prepare(Base(name="x", target="y", device="cpu", threads=1))
-preprocess = Preprocess((Number("a", (0.0, 1.0, 2.0)),), (), (0, 1))
-TabularNetwork(preprocess, Architecture(8, 1, 0.0, 0.0, 4, 4)).eval()(torch.zeros(2, 1), torch.zeros(2, 0).long())
+encoder = TabularEncoder((Number("a", (0.0, 1.0, 2.0)),), (), "y", "binary", (0, 1))
+TabularNetwork(encoder, Architecture(8, 1, 0.0, 0.0, 4, 4)).eval()(torch.zeros(2, 1), torch.zeros(2, 0).long())
 assert "torch._inductor" not in sys.modules and "torch._dynamo" not in sys.modules
 """
     assert "torch" in loaded_after(code)

@@ -22,11 +22,15 @@ from tasks.compress import race as racing
 from tasks.compress.choose import Candidate, choose
 from tasks.compress.race import Lap, lap, race
 from tasks.core import files, manifest
+from tasks.core.metrics import find
+from tasks.core.original import Network
+from tasks.core.settings import Features
 from tasks.core.stage import run_stage
-from tasks.core.workloads.tabular import graph
-from tasks.core.workloads.tabular.model import Model
-from tasks.core.workloads.tabular.network import Architecture, TabularNetwork
-from tasks.core.workloads.tabular.preprocess import fit
+from tasks.core.workloads.onnx_export import finish
+from tasks.core.workloads.tabular.encoder import fit
+from tasks.core.workloads.tabular.network import Architecture, Head, TabularNetwork
+
+AUC, RMSE = find("auc", "binary"), find("rmse", "regression")
 
 
 def laps(ratio_low: float = 0.5, ratio: float = 0.6, batches: tuple[int, ...] = (1, 64)) -> dict[int, Lap]:
@@ -40,7 +44,7 @@ CASES: dict[str, tuple[list[Candidate], Mapping[str, Mapping[int, Lap]], str, st
     "smaller and as good": ([Candidate("int8", 0.7995, 1000)], {"int8": laps()}, "int8", "the smallest"),
     "better than fp32": ([Candidate("int8", 0.81, 1000)], {"int8": laps()}, "int8", "the smallest"),
     "a drop of exactly the limit": ([Candidate("int8", 0.80 - LIMIT, 1000)], {"int8": laps()}, "int8", "the smallest"),
-    "worse": ([Candidate("int8", 0.79, 1000)], {"int8": laps()}, "fp32", "falls by 0.01000, more than 0.000976"),
+    "worse": ([Candidate("int8", 0.79, 1000)], {"int8": laps()}, "fp32", "auc .* worse by 0.01000, more than 0.000976"),
     "no figure": ([Candidate("int8", NAN, 1000)], {"int8": laps()}, "fp32", "not finite"),
     "larger": ([Candidate("int8", 0.80, 5000)], {"int8": laps()}, "fp32", "eligible, but larger than fp32"),
     "of the same size": ([Candidate("int8", 0.80, 4000)], {"int8": laps()}, "fp32", "eligible"),
@@ -64,7 +68,7 @@ CASES: dict[str, tuple[list[Candidate], Mapping[str, Mapping[int, Lap]], str, st
 @pytest.mark.parametrize("name", CASES)
 def test_the_choice(name: str) -> None:
     others, times, chosen, reason = CASES[name]
-    choice = choose([FP32, *others], {"fp32": laps(1, 1)} | dict(times), LIMIT, 0.1)
+    choice = choose([FP32, *others], {"fp32": laps(1, 1)} | dict(times), AUC, LIMIT, 0.1)
     assert choice.chosen == chosen
     assert set(choice.reasons) == {"fp32", *(other.name for other in others)}
     told = choice.reasons[chosen if chosen != "fp32" else others[0].name]
@@ -73,18 +77,18 @@ def test_the_choice(name: str) -> None:
 
 def test_falling_back_says_why_for_every_candidate() -> None:
     others = [Candidate("int8", 0.5, 1000), Candidate("other", 0.80, 1000)]
-    choice = choose([FP32, *others], {"int8": laps(), "other": laps(2, 2)}, 0.001, 0.1)
+    choice = choose([FP32, *others], {"int8": laps(), "other": laps(2, 2)}, AUC, 0.001, 0.1)
     assert choice.chosen == "fp32"
-    assert "the original stays: int8: AUC on validation falls" in choice.reasons["fp32"]
+    assert "the original stays: int8: auc on validation gets worse" in choice.reasons["fp32"]
     assert "other: slower" in choice.reasons["fp32"]
 
 
 def test_fp32_alone_is_chosen() -> None:
-    assert choose([FP32], {"fp32": laps(1, 1)}, 0.0, 0.0).chosen == "fp32"
+    assert choose([FP32], {"fp32": laps(1, 1)}, AUC, 0.0, 0.0).chosen == "fp32"
 
 
 def test_a_reference_without_a_figure_is_beaten_by_nobody() -> None:
-    choice = choose([Candidate("fp32", NAN, 10), Candidate("int8", 0.8, 1)], {"int8": laps()}, 0.001, 0.1)
+    choice = choose([Candidate("fp32", NAN, 10), Candidate("int8", 0.8, 1)], {"int8": laps()}, AUC, 0.001, 0.1)
     assert choice.chosen == "fp32"
 
 
@@ -150,7 +154,7 @@ def test_int8_is_smaller_and_as_good(tiny: Path) -> None:
     fp32, int8 = files.read_json(compressed / "candidates.json")
     assert (fp32["name"], int8["name"]) == ("fp32", "int8")
     assert int8["size_kib"] < 0.6 * fp32["size_kib"]
-    assert abs(int8["auc"] - fp32["auc"]) < 0.02
+    assert abs(int8["value"] - fp32["value"]) < 0.02
     assert int8["chosen"]
     assert not fp32["chosen"]
     assert (compressed / "model.onnx").read_bytes() == (compressed / "int8.onnx").read_bytes()
@@ -176,23 +180,29 @@ def test_int8_really_holds_8_bit_weights(tiny: Path) -> None:
 def test_a_network_of_one_kind_of_columns_can_be_quantized(tmp_path: Path, columns: tuple[str, ...]) -> None:
     table = worlds.rows(300).select([*columns, worlds.TARGET])
     kinds = {name: worlds.COLUMNS[name] for name in table.column_names}
-    preprocess = fit(table, kinds, (0, 1), exclude=[worlds.TARGET], categorical=[], min_count=5, bins=6)
+    facts = {"target": worlds.TARGET, "task": "binary", "classes": [0, 1], "split": {}, "time_column": None}
+    encoder = fit(table, facts | {"columns": kinds}, Features(min_count=5, bins=6))
     torch.manual_seed(0)
-    network = TabularNetwork(preprocess, Architecture(64, 2, 0.0, 0.0, 8, 8)).eval()
-    core = graph.export_network(network, preprocess)
-    numbers, codes = preprocess.encode(table)
-    calibration = {"numbers": numbers} if preprocess.numbers else {"codes": codes}
-    quantized = graph.with_preprocessing(int8.quantize(core, calibration), preprocess, {})
-    onnx.save(quantized, tmp_path / "model.onnx")
-    files.write_json(tmp_path / "signature.json", graph.signature(preprocess).as_dict())
-    found = Predictor.open(tmp_path, "cpu").predict(preprocess.raw_inputs(table))["probability"][:, 0]
-    np.testing.assert_allclose(found, Model(preprocess, network).probabilities(table), atol=0.05)
+    model = Network(encoder, TabularNetwork(encoder, Architecture(64, 2, 0.0, 0.0, 8, 8)).eval(), Head(encoder))
+    numbers, codes = encoder.encode(table)
+    calibration = {"numbers": numbers} if encoder.numbers else {"codes": codes}
+    onnx.save(finish(encoder.wrap(int8.quantize(model.core(table), calibration)), {}), tmp_path / "model.onnx")
+    files.write_json(tmp_path / "signature.json", encoder.signature().as_dict())
+    found = Predictor.open(tmp_path, "cpu").predict(encoder.raw_inputs(table))["probability"]
+    np.testing.assert_allclose(found, model.predict(table), atol=0.05)
+
+
+def test_a_lower_error_is_better() -> None:
+    others = [Candidate("int8", 3.0, 1000), Candidate("other", 3.4, 900)]
+    choice = choose([Candidate("fp32", 3.1, 4000), *others], {"int8": laps(), "other": laps()}, RMSE, 0.2, 0.1)
+    assert choice.chosen == "int8"
+    assert "rmse on validation gets worse by 0.30000" in choice.reasons["other"]
 
 
 def test_fp32_has_the_figure_of_the_original(tiny: Path) -> None:
     fp32 = files.read_json(tiny / "artifacts" / "compress" / "candidates.json")[0]
     original = files.read_json(tiny / "artifacts" / "tune" / "models.json")[0]
-    assert fp32["auc"] == pytest.approx(original["auc"], abs=1e-4)
+    assert fp32["value"] == pytest.approx(original["score"], abs=1e-4)
 
 
 def test_every_candidate_answers_raw_rows_by_the_same_signature(tiny: Path, tmp_path: Path) -> None:
@@ -230,15 +240,15 @@ def test_a_candidate_that_loses_too_much_is_not_taken_and_the_reason_is_kept(
 ) -> None:
     from tasks.compress import build
 
-    monkeypatch.setitem(build._METHODS, "int8", ruined)
+    monkeypatch.setitem(build._BUILT_IN, "int8", ruined)
     root_level = logging.getLogger().level
     found = run(world, max_metric_drop=0.001)
     assert found.facts["chosen"] == "fp32"
     compressed = world / "artifacts" / "compress"
     assert (compressed / "model.onnx").read_bytes() == (compressed / "fp32.onnx").read_bytes()
     fp32, int8 = files.read_json(compressed / "candidates.json")
-    assert "AUC on validation falls by" in int8["reason"]
-    assert fp32["reason"].startswith("the original stays: int8: AUC on validation falls by")
+    assert "auc on validation gets worse by" in int8["reason"]
+    assert fp32["reason"].startswith("the original stays: int8: auc on validation gets worse by")
     assert logging.getLogger().level == root_level
 
 
@@ -253,6 +263,6 @@ def ruined(core: onnx.ModelProto, calibration: Mapping[str, np.ndarray]) -> onnx
 
 def test_the_candidates_are_a_table_that_a_plot_can_read(tiny: Path) -> None:
     rows = files.read_json(tiny / "artifacts" / "compress" / "candidates.json")
-    assert all(set(row) == {"name", "auc", "size_kib", "chosen", "reason"} for row in rows)
+    assert all(set(row) == {"name", "value", "size_kib", "chosen", "reason"} for row in rows)
     with (tiny / "artifacts" / "tune" / "trials.csv").open(newline="") as file:
         assert {"trial", "value", "best"} <= set(next(csv.reader(file)))

@@ -21,8 +21,8 @@ from deploy import bundle
 from deploy.predictor import Predictor
 from tasks.core import files, manifest, scoring
 from tasks.core.errors import IntegrityError, NotProven
+from tasks.core.original import load_encoder
 from tasks.core.stage import run_stage
-from tasks.core.workloads.tabular.preprocess import Preprocess
 from tasks.export import contents
 from tasks.export.provenance import dvc_hashes, git_state
 from tasks.export.publish import publish
@@ -94,18 +94,18 @@ def test_the_card_states_the_figures_of_the_evidence(tiny: Path) -> None:
     folder = bundle_of(tiny)
     card = (folder / "README.md").read_text()
     (line,) = files.read_json(folder / "verdict.json")["lines"]
-    auc = next(row for row in card.splitlines() if row.startswith("| AUC |"))
+    auc = next(row for row in card.splitlines() if row.startswith("| auc |"))
     assert numbers(auc) == [round(line["original"], 4), round(line["shipped"], 4)]
     interval = next(row for row in card.splitlines() if " % interval" in row)
     assert numbers(interval) == [round(x, 4) for x in (*line["original_interval"], *line["shipped_interval"])]
     verdict = next(row for row in card.splitlines() if row.startswith("Verdict: **ACCEPT**"))
-    stated = re.search(r"Drop (-?[\d.]+), one-sided 95 % bound (-?[\d.]+), margin ([\d.]+) ", verdict)
+    stated = re.search(r"Loss (-?[\d.]+), one-sided 95 % bound (-?[\d.]+), margin ([\d.]+) ", verdict)
     assert stated is not None
     assert [float(x) for x in stated.groups()] == [round(line["drop"], 5), round(line["bound"], 5), line["margin"]]
     assert f"Measured on {line['n']} test rows" in card
     for candidate in files.read_json(tiny / "artifacts" / "compress" / "candidates.json"):
         row = next(row for row in card.splitlines() if row.startswith(f"| {candidate['name']} |"))
-        assert numbers(row)[:2] == [candidate["size_kib"], round(candidate["auc"], 4)]
+        assert numbers(row)[:2] == [candidate["size_kib"], round(candidate["value"], 4)]
     for split, count in manifest.read(tiny / "artifacts" / "validate").facts["rows"].items():
         assert f"| {split} | {count} |" in card
     for text in ("A tiny world.", "CC0-1.0", "c0ffee", "`carrier`", "`late`"):
@@ -155,7 +155,7 @@ def test_the_golden_request_is_answered_as_it_says(tiny: Path) -> None:
 
 
 def test_a_golden_request_spells_what_json_has_not(tiny: Path, tmp_path: Path) -> None:
-    preprocess = Preprocess.load(tiny / "artifacts" / "tune" / "preprocess.json")
+    encoder = load_encoder(tiny / "artifacts" / "tune")
     shutil.copyfile(tiny / "artifacts" / "compress" / "signature.json", tmp_path / "signature.json")
     rows = pa.table(
         {
@@ -168,8 +168,8 @@ def test_a_golden_request_spells_what_json_has_not(tiny: Path, tmp_path: Path) -
         }
     )
     model = Predictor.open(tiny / "artifacts" / "compress", "cpu")
-    scores = model.predict(preprocess.raw_inputs(rows))["probability"][:, 0]
-    contents.write_golden(tmp_path, preprocess, rows, scores)
+    scores = model.predict(encoder.raw_inputs(rows))["probability"][:, 0]
+    contents.write_golden(tmp_path, encoder, rows, scores)
     columns, expected, _ = golden(tmp_path)
     assert columns["distance"][2] is None
     assert columns["distance"][0] > 1e38
@@ -341,7 +341,7 @@ def test_a_bundle_that_answers_otherwise_is_not_published(world: Path, monkeypat
 
     def score(*given: Any) -> scoring.Exported:
         answer = real(*given)
-        return scoring.Exported(answer.probabilities + np.float32(1e-4), answer.provider)
+        return scoring.Exported(answer.answers + np.float32(1e-4), answer.provider)
 
     monkeypatch.setattr(scoring, "score_exported", score)
     before = tree(world / "dist")

@@ -18,9 +18,10 @@ from optuna.trial import FrozenTrial, Trial
 
 from tasks.core import files, manifest
 from tasks.core.errors import DataRejected, NotProven, UsageError
-from tasks.core.settings import Params, Space, Tune, parse
+from tasks.core.original import load
+from tasks.core.settings import Params, Tune, parse
 from tasks.core.stage import run_stage
-from tasks.core.workloads.tabular.model import load_original
+from tasks.core.workloads.tabular.space import Space
 from tasks.tune import objective, study
 
 EPOCHS = 9
@@ -263,30 +264,30 @@ def test_the_room_keeps_the_best_checkpoints_best_first(tiny: Path) -> None:
     found = manifest.read(tuned)
     models = files.read_json(tuned / "models.json")
     assert len(models) == worlds.PARAMS["tune"]["top_k"]
-    assert [model["auc"] for model in models] == sorted((model["auc"] for model in models), reverse=True)
-    assert found.facts["original"] == models[0]["file"]
-    assert found.metrics["tune.validation_auc"] == models[0]["auc"]
-    assert models[0]["auc"] > 0.7, "the tiny world can be learnt"
+    assert [model["score"] for model in models] == sorted((model["score"] for model in models), reverse=True)
+    assert files.read_json(tuned / "original.json")["checkpoint"] == models[0]["file"]
+    assert found.metrics["tune.validation_auc"] == models[0]["score"]
+    assert models[0]["score"] > 0.7, "the tiny world can be learnt"
     assert {path.name for path in tuned.glob("*.safetensors")} == {model["file"] for model in models}
     rows = trials_of(tiny)
     assert [row["trial"] for row in rows] == ["0", "1", "2"]
     assert {"learning_rate", "hidden", "dropout"} <= set(rows[0])
     complete = [row for row in rows if row["state"] == "complete"]
-    assert max(float(row["value"]) for row in complete) == models[0]["auc"]
-    assert float(rows[-1]["best"]) == models[0]["auc"]
+    assert max(float(row["value"]) for row in complete) == models[0]["score"]
+    assert float(rows[-1]["best"]) == models[0]["score"]
     best = files.read_json(tuned / "best.json")
     assert best["trial"] == models[0]["trial"]
-    assert best["params"]["hidden"] == models[0]["architecture"]["hidden"]
+    assert best["params"]["hidden"] == models[0]["values"]["hidden"]
 
 
 def test_the_original_has_the_quality_that_the_room_reports(tiny: Path) -> None:
     from tasks.core.metrics import auc
 
     validation = pq.read_table(tiny / "artifacts" / "validate" / "validation.parquet")
-    model = load_original(tiny / "artifacts" / "tune")
-    labels = model.preprocess.labels(validation, worlds.TARGET)
-    reported = files.read_json(tiny / "artifacts" / "tune" / "models.json")[0]["auc"]
-    assert auc(labels, model.probabilities(validation)) == pytest.approx(reported, abs=1e-6)
+    model = load(tiny / "artifacts" / "tune")
+    labels = model.encoder.labels(validation)
+    reported = files.read_json(tiny / "artifacts" / "tune" / "models.json")[0]["score"]
+    assert auc(labels, model.predict(validation)[:, 0]) == pytest.approx(reported, abs=1e-6)
 
 
 def test_no_pickle_no_time_and_no_scratch_are_left(tiny: Path) -> None:

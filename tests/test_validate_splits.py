@@ -13,7 +13,7 @@ import pytest
 from pydantic import TypeAdapter
 from validate_world import START, days
 
-from tasks.core.settings import Split
+from tasks.core.splitting import Split
 from tasks.validate.rules import Target
 from tasks.validate.snapshot import Snapshot
 from tasks.validate.splits import ASIDE, TEST, TRAIN, VALIDATION, assign, draw_calibration

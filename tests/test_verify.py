@@ -19,8 +19,8 @@ import worlds
 from tasks.core import files, manifest, scoring
 from tasks.core.errors import IntegrityError, MachineError, NotProven
 from tasks.core.metrics import auc
+from tasks.core.original import load_encoder
 from tasks.core.stage import run_stage
-from tasks.core.workloads.tabular.preprocess import Preprocess
 from tasks.verify.bootstrap import Comparison, compare
 from tasks.verify.judge import judge
 
@@ -237,17 +237,17 @@ def test_a_report_of_a_rejected_run_does_not_outlive_an_accepted_one(world: Path
 @pytest.mark.parametrize(
     ("answers", "said", "lines"),
     [
-        (lambda labels: labels[:-1], "600 labels, 600 and 599 scores", 0),
-        (lambda labels: labels + np.inf, "600 scores of the exported model are not finite", 0),
-        (lambda labels: labels, r"AUC rises by 0\.\d+, which no compression explains", 1),
+        (lambda labels: labels[:-1], "600 labels, 600 and 599 answers", 0),
+        (lambda labels: labels + np.inf, "600 answers of the exported model are not finite", 0),
+        (lambda labels: labels, "which no compression explains", 1),
     ],
     ids=["too few", "infinite", "too good"],
 )
 def test_answers_that_cannot_be_are_anomalous(
     world: Path, monkeypatch: pytest.MonkeyPatch, answers: Callable[[np.ndarray], np.ndarray], said: str, lines: int
 ) -> None:
-    def score(_: Path, __: Preprocess, rows: pa.Table, ___: str) -> scoring.Exported:
-        return scoring.Exported(answers(rows["late"].to_numpy().astype(np.float32)), "CPUExecutionProvider")
+    def score(_: Path, __: Any, rows: pa.Table, ___: str) -> scoring.Exported:
+        return scoring.Exported(answers(rows["late"].to_numpy().astype(np.float32))[:, None], "CPUExecutionProvider")
 
     monkeypatch.setattr(scoring, "score_exported", score)
     with pytest.raises(NotProven, match=f"ANOMALOUS: .*{said}"):
@@ -262,7 +262,7 @@ def test_a_test_split_that_cannot_judge_is_anomalous(world: Path, keep: Callable
     pq.write_table(test.filter(pa.array([keep(late) for late in test["late"].to_pylist()])), path)
     for stage, upstream in (("validate", {"ingest"}), ("tune", {"validate"}), ("compress", {"validate", "tune"})):
         _manifest_anew(world, stage, upstream)
-    with pytest.raises(NotProven, match="ANOMALOUS: test needs rows of both classes"):
+    with pytest.raises(NotProven, match="ANOMALOUS: auc has no value on the"):
         run(world)
 
 
@@ -282,16 +282,16 @@ def test_evidence_without_a_figure_is_published_as_null(world: Path, monkeypatch
 
 
 @pytest.fixture
-def given(tiny: Path) -> tuple[Path, Preprocess, pa.Table]:
+def given(tiny: Path) -> tuple[Path, Any, pa.Table]:
     """What the exported file is scored with."""
-    preprocess = Preprocess.load(tiny / "artifacts" / "tune" / "preprocess.json")
+    encoder = load_encoder(tiny / "artifacts" / "tune")
     rows = pq.read_table(tiny / "artifacts" / "validate" / "test.parquet").slice(0, 20)
-    return tiny / "artifacts" / "compress", preprocess, rows
+    return tiny / "artifacts" / "compress", encoder, rows
 
 
 def test_the_scoring_process_holds_deploys_code_and_nothing_else(given: Any, tmp_path: Path) -> None:
-    folder, preprocess, rows = given
-    np.savez(tmp_path / "rows.npz", **preprocess.raw_inputs(rows))
+    folder, encoder, rows = given
+    np.savez(tmp_path / "rows.npz", **encoder.raw_inputs(rows))
     code = (
         "import sys; from deploy.score import main; "
         "assert main(sys.argv[1:]) == 0; print(*{name.partition('.')[0] for name in sys.modules})"
@@ -305,8 +305,8 @@ def test_the_scoring_process_holds_deploys_code_and_nothing_else(given: Any, tmp
 
 @pytest.mark.parametrize("foreign", ["torch", "tasks"])
 def test_the_scoring_process_refuses_to_answer_beside_anything_else(given: Any, tmp_path: Path, foreign: str) -> None:
-    folder, preprocess, rows = given
-    np.savez(tmp_path / "rows.npz", **preprocess.raw_inputs(rows))
+    folder, encoder, rows = given
+    np.savez(tmp_path / "rows.npz", **encoder.raw_inputs(rows))
     code = f"import sys; sys.modules['{foreign}'] = sys; from deploy.score import main; sys.exit(main(sys.argv[1:]))"
     command = [sys.executable, "-c", code, folder, tmp_path / "rows.npz", tmp_path / "out.npz"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -315,25 +315,25 @@ def test_the_scoring_process_refuses_to_answer_beside_anything_else(given: Any, 
 
 
 def test_a_model_that_does_not_load_is_an_integrity_error(given: Any, tmp_path: Path) -> None:
-    folder, preprocess, rows = given
+    folder, encoder, rows = given
     (tmp_path / "signature.json").write_bytes((folder / "signature.json").read_bytes())
     (tmp_path / "model.onnx").write_bytes((folder / "model.onnx").read_bytes()[:-100])
     with pytest.raises(IntegrityError, match="must load"):
-        scoring.score_exported(tmp_path, preprocess, rows, "cpu")
+        scoring.score_exported(tmp_path, encoder, rows, "cpu")
 
 
 @pytest.mark.parametrize("said", ["device cuda must really be used", "[Errno 28] No space left on device"])
 def test_what_the_machine_refuses_the_scoring_process_is_a_machine_error(
     given: Any, monkeypatch: pytest.MonkeyPatch, said: str
 ) -> None:
-    folder, preprocess, rows = given
+    folder, encoder, rows = given
     failed = subprocess.CompletedProcess([], 2, "", said)
     monkeypatch.setattr(subprocess, "run", lambda *_, **__: failed)
     with pytest.raises(MachineError) as caught:
-        scoring.score_exported(folder, preprocess, rows, "cpu")
+        scoring.score_exported(folder, encoder, rows, "cpu")
     assert said in str(caught.value)
 
 
 def test_no_rows_are_scored_without_a_crash(given: Any) -> None:
-    folder, preprocess, rows = given
-    assert scoring.score_exported(folder, preprocess, rows.slice(0, 0), "cpu").probabilities.shape == (0,)
+    folder, encoder, rows = given
+    assert scoring.score_exported(folder, encoder, rows.slice(0, 0), "cpu").answers.shape == (0, 1)

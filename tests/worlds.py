@@ -151,7 +151,11 @@ def finish_validate(artifacts: Path, table: pa.Table, settings: list[str]) -> No
     facts = {
         "columns": columns,
         "target": TARGET,
+        "task": "binary",
         "classes": [0, 1],
+        "tensors": {},
+        "user": None,
+        "time": None,
         "rows": counts,
         "split": {"by": "random", "validation": 0.15, "test": 0.15},
         "time_column": "when" if "when" in columns else None,

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from tasks.core import devices, files, manifest
 from tasks.core.log import log
 from tasks.core.manifest import Manifest
+from tasks.core.margins import absolute
 from tasks.core.stage import StageSettings
 
 if TYPE_CHECKING:
@@ -41,7 +42,9 @@ def run(settings: StageSettings, inputs: Mapping[str, Path], out: Path) -> Manif
         own.race_threads,
         settings.base.device,
     )
-    choice = choose.choose(built.candidates, measured.laps, own.max_metric_drop, own.max_slowdown)
+    metric, reference = built.metric, built.candidates[0].score
+    most = absolute(own.max_metric_drop, metric, reference) / (1 if own.max_metric_drop else 2)
+    choice = choose.choose(built.candidates, measured.laps, metric, most, own.max_slowdown)
     log.info("compress: chose %s: %s", choice.chosen, choice.reasons[choice.chosen])
 
     shutil.copyfile(out / f"{choice.chosen}.onnx", out / "model.onnx")
@@ -59,15 +62,15 @@ def run(settings: StageSettings, inputs: Mapping[str, Path], out: Path) -> Manif
         inputs,
         out,
         roles,
-        _metrics(built.candidates, choice),
-        {"chosen": choice.chosen, "candidates": rows},
+        _metrics(built.candidates, choice, metric.name),
+        {"chosen": choice.chosen, "candidates": rows, "metric": metric.name},
     )
 
 
 def _row(candidate: Candidate, choice: Choice) -> dict[str, Any]:
     return {
         "name": candidate.name,
-        "auc": None if math.isnan(candidate.auc) else candidate.auc,
+        "value": None if math.isnan(candidate.score) else candidate.score,
         "size_kib": round(candidate.bytes / 1024, 1),
         "chosen": candidate.name == choice.chosen,
         "reason": choice.reasons[candidate.name],
@@ -83,13 +86,13 @@ def _times(measured: Race) -> dict[str, dict[str, dict[str, float]]]:
     }
 
 
-def _metrics(candidates: list[Candidate], choice: Choice) -> dict[str, float]:
+def _metrics(candidates: list[Candidate], choice: Choice, metric: str) -> dict[str, float]:
     fp32 = candidates[0]
     chosen = next(candidate for candidate in candidates if candidate.name == choice.chosen)
     return {
         "compress.fp32_kib": round(fp32.bytes / 1024, 1),
         "compress.chosen_kib": round(chosen.bytes / 1024, 1),
         "compress.size_ratio": round(fp32.bytes / chosen.bytes, 3),
-        "compress.fp32_validation_auc": fp32.auc,
-        "compress.chosen_validation_auc": chosen.auc,
+        f"compress.fp32_validation_{metric}": fp32.score,
+        f"compress.chosen_validation_{metric}": chosen.score,
     }

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from tasks.compress.race import Lap
+from tasks.core.metrics import Metric
 
 
 @dataclass(frozen=True)
@@ -15,12 +16,12 @@ class Candidate:
 
     Attributes:
         name: ``fp32`` or the method that made it.
-        auc: on validation.
+        score: the metric on validation.
         bytes: size of the file.
     """
 
     name: str
-    auc: float
+    score: float
     bytes: int
 
 
@@ -35,6 +36,7 @@ class Choice:
 def choose(
     candidates: Sequence[Candidate],
     laps: Mapping[str, Mapping[int, Lap]],
+    metric: Metric,
     max_metric_drop: float,
     max_slowdown: float,
 ) -> Choice:
@@ -46,13 +48,14 @@ def choose(
     Args:
         candidates: the first one is fp32.
         laps: name -> batch size -> times.
-        max_metric_drop: largest drop of AUC below fp32.
+        metric: which way is better.
+        max_metric_drop: largest loss of it against fp32.
         max_slowdown: largest share of time above fp32.
     """
     reference = candidates[0]
     reasons, eligible = {}, [reference]
     for candidate in candidates[1:]:
-        problem = _problem(candidate, reference, laps.get(candidate.name, {}), max_metric_drop, max_slowdown)
+        problem = _problem(candidate, reference, laps.get(candidate.name, {}), metric, max_metric_drop, max_slowdown)
         if problem is None:
             eligible.append(candidate)
         else:
@@ -69,13 +72,18 @@ def choose(
 
 
 def _problem(
-    candidate: Candidate, reference: Candidate, laps: Mapping[int, Lap], max_metric_drop: float, max_slowdown: float
+    candidate: Candidate,
+    reference: Candidate,
+    laps: Mapping[int, Lap],
+    metric: Metric,
+    max_metric_drop: float,
+    max_slowdown: float,
 ) -> str | None:
-    drop = reference.auc - candidate.auc
+    drop = metric.loss(reference.score, candidate.score)
     if math.isnan(drop):
-        return "its scores on validation are not finite"
+        return "its answers on validation are not finite"
     if drop > max_metric_drop:
-        return f"AUC on validation falls by {drop:.5f}, more than {max_metric_drop}"
+        return f"{metric.name} on validation gets worse by {drop:.5f}, more than {max_metric_drop:.5g}"
     slower = [batch for batch, lap in laps.items() if not lap.ratio_low <= 1 + max_slowdown]  # NaN is no proof
     if slower:
         return f"slower than fp32 by more than {max_slowdown:.0%} at batch {', '.join(map(str, slower))}"

@@ -6,7 +6,7 @@ import logging
 import math
 import tempfile
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ _OPERATORS = ["MatMul", "Gemm", "Conv", "Gather"]
 _LEAST_WEIGHTS = 1024
 
 
-def quantize(core: onnx.ModelProto, calibration: dict[str, np.ndarray]) -> onnx.ModelProto:
+def quantize(core: onnx.ModelProto, calibration: Mapping[str, np.ndarray]) -> onnx.ModelProto:
     """Quantize an exported network with calibration rows from train.
 
     Weights use 7 bits on processors without VNNI, where the 8-bit product of U8 and S8 can saturate.

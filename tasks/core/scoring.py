@@ -12,23 +12,24 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from deploy.rows import read_npz
+from deploy.signature import Signature
 from tasks.core.errors import IntegrityError, MachineError
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from tasks.core.workloads.tabular.preprocess import Preprocess
+    from tasks.core.workloads.contract import Encoder
 
 
 @dataclass(frozen=True)
 class Exported:
-    """Answers of an exported model: probability float32 [rows], and the provider that ran it."""
+    """Answers of an exported model (its first output, [rows, ...]), and the provider that ran it."""
 
-    probabilities: np.ndarray
+    answers: np.ndarray
     provider: str
 
 
-def score_exported(folder: Path, preprocess: Preprocess, rows: pa.Table, device: str) -> Exported:
+def score_exported(folder: Path, encoder: Encoder, rows: pa.Table, device: str) -> Exported:
     """Score rows with ``folder/model.onnx`` in a separate process.
 
     Raises:
@@ -37,7 +38,7 @@ def score_exported(folder: Path, preprocess: Preprocess, rows: pa.Table, device:
     """
     with tempfile.TemporaryDirectory() as scratch:
         given, answers = Path(scratch) / "rows.npz", Path(scratch) / "answers.npz"
-        columns: dict[str, Any] = preprocess.raw_inputs(rows)
+        columns: dict[str, Any] = encoder.raw_inputs(rows)
         np.savez(given, **columns)
         # -P: a deploy.py in the current folder is the user's, not ours.
         command = [sys.executable, "-P", "-m", "deploy.score", str(folder), str(given), str(answers)]
@@ -56,4 +57,4 @@ def score_exported(folder: Path, preprocess: Preprocess, rows: pa.Table, device:
                 "run `dvc repro --force compress` to export it anew",
             )
         result = read_npz(answers)
-    return Exported(result["probability"][:, 0], str(result["provider"]))
+    return Exported(result[Signature.read(folder / "signature.json").outputs[0].name], str(result["provider"]))

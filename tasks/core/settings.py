@@ -6,15 +6,18 @@ complete from (kept in ``tasks/core/params.schema.json``; a test keeps the two e
 
 from __future__ import annotations
 
+import functools
 import json
-from collections.abc import Callable
-from datetime import UTC, date, datetime, time
+import operator
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Discriminator, Field, Tag, model_validator
+from pydantic import Field, create_model, model_validator
 
-from tasks.core.sections import Section, check, read_yaml, settings_error
+from tasks.core import workloads
+from tasks.core.errors import Mistake
+from tasks.core.sections import Section, check, read_yaml, settings_error, unknown_key
+from tasks.core.splitting import Split
 
 STAGES = ("ingest", "validate", "tune", "compress", "verify", "export")
 
@@ -22,13 +25,7 @@ _SCHEMA = "params.schema.json"
 _NAME = r"^[a-z0-9][a-z0-9_-]*$"
 Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[int, Field(ge=1)]
-
-
-def moment(value: date | datetime) -> datetime:
-    """A date or datetime of a settings file as a moment in UTC: a date is its midnight, no zone means UTC."""
-    if not isinstance(value, datetime):
-        return datetime.combine(value, time(), UTC)
-    return value.astimezone(UTC) if value.tzinfo else value.replace(tzinfo=UTC)
+Margin = Annotated[float, Field(gt=0)] | Annotated[str, Field(pattern=r"^[0-9]+(\.[0-9]+)?%$")]
 
 
 class Base(Section):
@@ -36,10 +33,18 @@ class Base(Section):
 
     name: Annotated[str, Field(pattern=_NAME)]
     """Name of the model: the folder under dist_dir."""
+    workload: Annotated[str, Field(min_length=1)] = "tabular"
+    """Family of the problem: `tabular`, `array`, `recommender`, or the name of a plug-in."""
     target: Annotated[str, Field(min_length=1)]
-    """Column to predict: two classes, given as 0/1, booleans or two strings."""
-    workload: Literal["tabular"] = "tabular"
-    """Family of the problem."""
+    """Column to predict: classes, a quantity, or (recommender) the item."""
+    task: Literal["auto", "binary", "multiclass", "regression", "ranking"] = "auto"
+    """What is predicted; `auto` takes fractions for a quantity, two values for two classes, texts for classes."""
+    metric: str | None = None
+    """Metric that decides; null takes the workload's own: auc, accuracy, rmse or ndcg@10."""
+    user: str | None = None
+    """Recommender: column of the user."""
+    time: str | None = None
+    """Recommender: column of the interaction's time."""
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
     """Seed of everything random."""
     threads: Annotated[int, Field(ge=1)] | None = None
@@ -50,6 +55,12 @@ class Base(Section):
     """Folder of the stages' outputs, relative to the params file."""
     dist_dir: Annotated[str, Field(min_length=1)] = "dist"
     """Folder of the finished bundles, relative to the params file."""
+
+    @model_validator(mode="after")
+    def _recommender_columns(self) -> Base:
+        if (self.workload == "recommender") != (self.user is not None and self.time is not None):
+            raise ValueError("a recommender needs the columns `user` and `time`; other workloads have neither")
+        return self
 
 
 class Ingest(Section):
@@ -63,87 +74,10 @@ class Ingest(Section):
     """Types to give to columns, instead of inferring them."""
     null_values: tuple[str, ...] = ("", "NA", "NaN", "nan", "null", "NULL")
     """Texts that mean "missing" in a CSV file."""
-
-
-class TimeSplit(Section):
-    """Rows in order of time: train before validation before test before fresh."""
-
-    by: Literal["time"]
-    """Names this way to split."""
-    column: str
-    """Timestamp or date column."""
-    validation_from: date | datetime
-    """First moment of the validation rows; earlier rows are for training."""
-    test_from: date | datetime
-    """First moment of the test rows."""
-    fresh_from: date | datetime | None = None
-    """First moment of the rows that no stage reads: they are kept for retraining."""
-
-    @property
-    def boundaries(self) -> list[datetime]:
-        """First moments of validation, test and (if there is one) fresh, in UTC."""
-        given = (self.validation_from, self.test_from, self.fresh_from)
-        return [moment(value) for value in given if value is not None]
-
-    @model_validator(mode="after")
-    def _ordered(self) -> TimeSplit:
-        moments = self.boundaries
-        if moments != sorted(set(moments)):
-            raise ValueError("validation_from < test_from < fresh_from must hold")
-        return self
-
-
-class Shares(Section):
-    """Shares of rows; what they leave is for training."""
-
-    validation: Annotated[float, Field(gt=0, lt=1)] = 0.15
-    """Share of rows for validation."""
-    test: Annotated[float, Field(gt=0, lt=1)] = 0.15
-    """Share of rows for the test."""
-
-    @model_validator(mode="after")
-    def _leaves_train(self) -> Shares:
-        if self.validation + self.test >= 1:
-            raise ValueError("validation + test must leave rows for training")
-        return self
-
-
-class RandomSplit(Shares):
-    """Rows at random, seeded by base.seed."""
-
-    by: Literal["random"]
-    """Names this way to split."""
-
-
-class StratifiedSplit(Shares):
-    """Rows at random within each class of the target."""
-
-    by: Literal["stratified"]
-    """Names this way to split."""
-
-
-class GroupSplit(Shares):
-    """Whole groups at random: no group is in two splits."""
-
-    by: Literal["group"]
-    """Names this way to split."""
-    column: str
-    """Column that names the group."""
-
-
-class PredefinedSplit(Section):
-    """A column that says train, validation, test or fresh."""
-
-    by: Literal["predefined"]
-    """Names this way to split."""
-    column: str
-    """Column with the split's name."""
-
-
-Split = Annotated[
-    TimeSplit | RandomSplit | StratifiedSplit | GroupSplit | PredefinedSplit,
-    Field(discriminator="by"),
-]
+    image_size: tuple[Positive, Positive] | None = None
+    """Image files are scaled to this height and width; null asks that all have one size."""
+    channels: Literal[1, 3] = 3
+    """Image files are read as grey (1) or colour (3)."""
 
 
 class Validate(Section):
@@ -155,99 +89,12 @@ class Validate(Section):
     """Largest share of rows that may be set aside before the run is rejected."""
     split: Split
     """How rows are divided into train, validation and test."""
+    min_interactions: Positive = 1
+    """Recommender: users and items with fewer distinct partners are left out, until all left have as many (k-core)."""
     calibration_rows: Annotated[int, Field(ge=16)] = 2048
     """Rows drawn from train (seeded) to calibrate quantization."""
     data_docs: bool = False
     """Also build Great Expectations' own Data Docs (they load scripts from the network)."""
-
-
-class FloatRange(Section):
-    """A float to search."""
-
-    low: float
-    """Least value."""
-    high: float
-    """Greatest value."""
-    log: bool = False
-    """Search on a logarithmic scale."""
-    points: Annotated[int, Field(ge=2)] = 3
-    """How many values the grid sampler takes from this range, ends included."""
-
-    @model_validator(mode="after")
-    def _possible(self) -> FloatRange:
-        if not self.low < self.high:
-            raise ValueError("low must be below high")
-        if self.log and self.low <= 0:
-            raise ValueError("a logarithmic range must be above 0")
-        return self
-
-
-class Choice(Section):
-    """A value out of a list."""
-
-    choices: Annotated[tuple[int | float, ...], Field(min_length=1)]
-    """The values to search among, all different."""
-
-    @model_validator(mode="after")
-    def _distinct(self) -> Choice:
-        if len(set(self.choices)) != len(self.choices):
-            raise ValueError("choices must be distinct")
-        return self
-
-
-def _kind(value: Any) -> str:
-    keys = value if isinstance(value, dict) else getattr(type(value), "model_fields", None)
-    if keys is None:
-        return "number"
-    return "choice" if "choices" in keys else "range"
-
-
-Searched = Annotated[
-    Annotated[int | float, Tag("number")] | Annotated[FloatRange, Tag("range")] | Annotated[Choice, Tag("choice")],
-    Discriminator(_kind),
-]
-
-
-def _every_value(rule: str, fits: Callable[[float], bool]) -> AfterValidator:
-    """A fixed number, both ends of a range, and each choice must fit."""
-
-    def check_values(option: int | float | FloatRange | Choice) -> int | float | FloatRange | Choice:
-        if isinstance(option, FloatRange):
-            values: tuple[float, ...] = (option.low, option.high)
-        else:
-            values = option.choices if isinstance(option, Choice) else (option,)
-        if not all(fits(value) for value in values):
-            raise ValueError(f"every value must be {rule}")
-        return option
-
-    return AfterValidator(check_values)
-
-
-Rate = Annotated[Searched, _every_value("above 0", lambda value: value > 0)]
-Decay = Annotated[Searched, _every_value("at least 0", lambda value: value >= 0)]
-Size = Annotated[Searched, _every_value("a whole number of at least 1", lambda value: value >= 1 and value % 1 == 0)]
-Dropout = Annotated[Searched, _every_value("at least 0 and below 1", lambda value: 0 <= value < 1)]
-
-
-class Space(Section):
-    """Hyperparameters: a number is fixed, a range or a list of choices is searched."""
-
-    learning_rate: Rate = FloatRange(low=1.5e-3, high=4e-3, log=True)
-    """Peak learning rate of AdamW."""
-    weight_decay: Decay = FloatRange(low=3e-2, high=1.0, log=True)
-    """Decoupled weight decay of AdamW."""
-    hidden: Size = Choice(choices=(192, 256))
-    """Width of the hidden layers."""
-    layers: Size = 3
-    """Number of hidden layers."""
-    dropout: Dropout = FloatRange(low=0.3, high=0.5)
-    """Dropout after each hidden layer."""
-    feature_dropout: Dropout = FloatRange(low=0.25, high=0.4)
-    """Share of columns whose embedding is dropped, per row, while training."""
-    number_dim: Size = 8
-    """Size of a numeric column's embedding."""
-    category_dim: Size = 4
-    """Size of a categorical column's embedding."""
 
 
 class Features(Section):
@@ -282,19 +129,28 @@ class Tune(Section):
     """Checkpoints kept."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """Precision of matrix products in training; `auto` takes bf16 where the processor has instructions for it."""
+    class_weights: Literal["none", "balanced"] = "none"
+    """`balanced` weighs the rows of a rare class up, so that every class counts as much in the loss."""
+    augment: Literal["auto", "none"] = "auto"
+    """Array: light random changes while training that cannot change the label."""
+    start_from: str | None = None
+    """Trained weights of `model` (.safetensors, or .pt of a state dict), or a finished .onnx file: no search."""
+    model: str | None = None
+    """Kind of network; null takes the workload's own. Plug-ins are found by name."""
     features: Features = Features()
     """Columns."""
-    space: Space = Space()
-    """Hyperparameters."""
+    space: Section = Section()
+    """Hyperparameters: those of `model`."""
 
 
 class Compress(Section):
     """Making the exported file smaller and faster."""
 
-    methods: tuple[Literal["int8"], ...] = ("int8",)
+    methods: tuple[str, ...] = ("int8",)
     """Candidates to build beside fp32."""
-    max_metric_drop: Annotated[float, Field(ge=0)] = 0.001
-    """A candidate whose metric on validation falls by more than this is not eligible."""
+    max_metric_drop: Margin | None = None
+    """A candidate whose metric on validation gets worse by more than this is not eligible; null means half of verify's
+    own margin: 0.001 for metrics between 0 and 1, 0.5% for others."""
     max_slowdown: Annotated[float, Field(ge=0)] = 0.1
     """A candidate shown to be slower than fp32 by more than this share, at any batch size, is not eligible."""
     batch_sizes: Annotated[tuple[Positive, ...], Field(min_length=1)] = (1, 64)
@@ -308,14 +164,16 @@ class Compress(Section):
 class Verify(Section):
     """The gate: paired non-inferiority on test."""
 
-    margin: Annotated[float, Field(gt=0)] = 0.002
-    """Largest acceptable drop of the metric (AUC), absolute."""
+    margin: Margin | None = None
+    """Largest acceptable loss of the metric: a number (in its unit), or a share of the original's figure such as `1%`.
+    Null means 0.002 for metrics between 0 and 1, and 1% for others."""
     confidence: Annotated[float, Field(gt=0.5, lt=1)] = 0.95
     """Confidence of the one-sided bound on the drop."""
     resamples: Annotated[int, Field(ge=200)] = 2000
     """Bootstrap resamples."""
-    max_gain: Annotated[float, Field(gt=0)] = 0.02
-    """A metric that rises by more than this is implausible, and not accepted."""
+    max_gain: Margin | None = None
+    """A metric that gets better by more than this is implausible, and not accepted; null means 0.02 for metrics
+    between 0 and 1, and 10% for others."""
 
 
 class Export(Section):
@@ -356,16 +214,51 @@ def load(path: Path) -> Params:
 
 
 def parse(raw: Any, name: str = "params") -> Params:
-    """Check a parsed params file. Raises :class:`SettingsError` with every mistake."""
-    params, mistakes = check(Params, raw, _SCHEMA)
-    if params is None:
-        raise settings_error(name, mistakes, _SCHEMA)
+    """Check a parsed params file.
+
+    Raises:
+        SettingsError: with every mistake.
+        UsageError: if a plug-in that it names is not usable.
+    """
+    chosen, mistakes = _chosen(raw)
+    params, more = check(chosen, raw, _SCHEMA)
+    if params is None or mistakes:
+        raise settings_error(name, [*mistakes, *more], _SCHEMA)
     return params
 
 
+def _chosen(raw: Any) -> tuple[type[Params], list[Mistake]]:
+    """The tree for the workload and the model that a file names: hyperparameters are theirs."""
+    base, tune = _text_of(raw, "base"), _text_of(raw, "tune")
+    name = base.get("workload", Base.model_fields["workload"].default)
+    if not isinstance(name, str):
+        return Params, []  # its own type is the mistake
+    if name not in workloads.names():
+        return Params, [unknown_key("base.workload", name, name, workloads.names(), "workload")]
+    workload = workloads.find(name)
+    model = tune.get("model")
+    if isinstance(model, str) and model not in workloads.models(workload):
+        return Params, [unknown_key("tune.model", model, model, workloads.models(workload), "model")]
+    space = workloads.model(workload, model if isinstance(model, str) else None).space
+    return with_space(space), []
+
+
+def _text_of(raw: Any, section: str) -> dict[str, Any]:
+    found = raw.get(section) if isinstance(raw, dict) else None
+    return found if isinstance(found, dict) else {}
+
+
+def with_space(space: type[Section]) -> type[Params]:
+    """The tree whose ``tune.space`` is the given one."""
+    field = (space, Field(default=space(), description="Hyperparameters: those of `model`."))
+    tune = create_model("Tune", __base__=Tune, __doc__=Tune.__doc__, space=field)
+    return create_model("Params", __base__=Params, __doc__=Params.__doc__, tune=(tune, tune()))
+
+
 def schema() -> dict[str, Any]:
-    """The JSON Schema (draft 2020-12) of a params file."""
-    return Params.model_json_schema(by_alias=True)
+    """The JSON Schema (draft 2020-12) of a params file, with the hyperparameters of every built-in model."""
+    spaces = [model.space for name in workloads.BUILT_IN for model in workloads.find(name).models.values()]
+    return with_space(functools.reduce(operator.or_, spaces)).model_json_schema(by_alias=True)
 
 
 if __name__ == "__main__":

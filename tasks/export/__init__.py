@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import numpy as np
     import pyarrow as pa
 
-    from tasks.core.workloads.tabular.preprocess import Preprocess
+    from tasks.core.workloads.contract import Encoder
 
 #: Largest difference between the bundled file's and the verified file's answers.
 _TOLERANCE = 1e-6
@@ -31,25 +31,25 @@ def run(settings: StageSettings, inputs: Mapping[str, Path], out: Path) -> Manif
     """
     import pyarrow.parquet as pq
 
-    from tasks.core.workloads.tabular.preprocess import Preprocess
+    from tasks.core import original
     from tasks.export import card, contents, provenance
     from tasks.export.publish import publish
 
     base = settings.base
     stages = {stage: manifest.read(settings.artifacts / stage) for stage in ("ingest", *inputs)}
     _require_accept(inputs, stages["compress"])
-    preprocess = Preprocess.load(inputs["tune"] / "preprocess.json")
+    encoder = original.load_encoder(inputs["tune"])
     rows = pq.read_table(inputs["validate"] / "test.parquet")
-    verified = pq.read_table(inputs["verify"] / "predictions.parquet")["shipped"].to_numpy()
+    verified = contents.as_array(pq.read_table(inputs["verify"] / "predictions.parquet")["shipped"])
 
     contents.copy_verified(inputs["compress"], inputs["verify"], out)
     count = settings.own.golden_rows
-    contents.write_golden(out, preprocess, rows.slice(0, count), verified[:count])
+    contents.write_golden(out, encoder, rows.slice(0, count), verified[:count])
     contents.write_metrics(out, stages)
     card.write(out, base, settings.own, stages)
 
     def prove(folder: Path) -> None:
-        _prove_same_answers(folder, preprocess, rows, verified, base.device)
+        _prove_same_answers(folder, encoder, rows, verified, base.device)
 
     digest = contents.digest(out)
     dist = settings.root / base.dist_dir / base.name
@@ -72,15 +72,19 @@ def _require_accept(inputs: Mapping[str, Path], compressed: Manifest) -> None:
         )
 
 
-def _prove_same_answers(
-    folder: Path, preprocess: Preprocess, rows: pa.Table, verified: np.ndarray, device: str
-) -> None:
+def _prove_same_answers(folder: Path, encoder: Encoder, rows: pa.Table, verified: np.ndarray, device: str) -> None:
     import numpy as np
 
     from tasks.core.scoring import score_exported
 
-    answers = score_exported(folder, preprocess, rows, device).probabilities
-    worst = float(np.max(np.abs(answers - verified))) if len(answers) == len(verified) else float("inf")
+    answers = score_exported(folder, encoder, rows, device).answers.reshape(len(verified), -1)
+    verified = verified.reshape(len(verified), -1)
+    if answers.shape != verified.shape:
+        worst = float("inf")
+    elif answers.dtype.kind == "f":
+        worst = float(np.max(np.abs(answers - verified), initial=0.0))
+    else:
+        worst = float(np.count_nonzero(answers != verified))
     if not worst <= _TOLERANCE:
         raise IntegrityError(
             f"the bundled file must answer as the verified file did, within {_TOLERANCE}",

@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from deploy.signature import MISSING, Signature
+from deploy.signature import Signature
 from tasks.core import files
 from tasks.core.manifest import Manifest
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from tasks.core.workloads.tabular.preprocess import Preprocess
+    from tasks.core.workloads.contract import Encoder
 
 
 _GREATEST = float(np.finfo(np.float32).max)
@@ -36,47 +36,51 @@ def copy_verified(compressed: Path, verified: Path, out: Path) -> None:
         shutil.copyfile(source, out / source.name)
 
 
-def write_golden(out: Path, preprocess: Preprocess, rows: pa.Table, scores: np.ndarray) -> None:
+def as_array(column: pa.ChunkedArray) -> np.ndarray:
+    """Answers out of ``predictions.parquet``: [n], or [n, k] of a column of lists."""
+    import pyarrow as pa
+
+    if not pa.types.is_fixed_size_list(column.type):
+        return np.asarray(column.to_numpy(zero_copy_only=False))
+    flat = column.combine_chunks().flatten().to_numpy(zero_copy_only=False)
+    return np.asarray(flat.reshape(len(column), column.type.list_size))
+
+
+def write_golden(out: Path, encoder: Encoder, rows: pa.Table, answers: np.ndarray) -> None:
     """A request that the model must answer, and its answer, in the JSON of the Open Inference Protocol.
 
     A missing number is ``null``: JSON has no NaN. It has no infinity either; the greatest float32 stands for it, and
-    has the same answer, since the model clips every number to the range seen in training.
+    has the same answer where a model clips every number to the range seen in training.
 
     Args:
         out: the bundle's folder.
-        preprocess: names the columns.
+        encoder: makes inputs of rows.
         rows: test rows.
-        scores: the verified file's probabilities of these rows, [rows].
+        answers: what the verified file answered to them (its first output), [rows, ...].
     """
     signature = Signature.read(out / "signature.json")
-    columns = preprocess.raw_inputs(rows)
+    arrays = signature.tensors(encoder.raw_inputs(rows))
     golden = out / "golden"
     golden.mkdir()
-    inputs = [
-        {
-            "name": tensor.name,
-            "datatype": tensor.datatype,
-            "shape": [rows.num_rows, 1],
-            "data": [_plain(value, tensor.datatype) for value in columns[tensor.name][:, 0].tolist()],
-        }
-        for tensor in signature.inputs
-    ]
+    inputs = [_tensor(tensor.name, tensor.datatype, arrays[tensor.name]) for tensor in signature.inputs]
     output = signature.outputs[0]
-    answer = {
-        "name": output.name,
-        "datatype": output.datatype,
-        "shape": [rows.num_rows, 1],
-        "data": [float(score) for score in scores],
-        "parameters": {"absolute_tolerance": {"CPUExecutionProvider": 1e-3, "CUDAExecutionProvider": 1e-2}},
+    shape = (rows.num_rows, *answers.shape[1:]) if answers.ndim > 1 else (rows.num_rows, 1)
+    answer = _tensor(output.name, output.datatype, answers.reshape(shape)) | {
+        "parameters": {"absolute_tolerance": {"CPUExecutionProvider": 1e-3, "CUDAExecutionProvider": 1e-2}}
     }
     files.write_json(golden / "request.json", {"inputs": inputs})
     files.write_json(golden / "response.json", {"model_name": "model", "outputs": [answer]})
 
 
-def _plain(value: Any, datatype: str) -> Any:
-    if datatype == "FP32":
+def _tensor(name: str, datatype: str, array: np.ndarray) -> dict[str, Any]:
+    data = [_plain(value) for value in array.ravel().tolist()]
+    return {"name": name, "datatype": datatype, "shape": list(array.shape), "data": data}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, float):
         return None if np.isnan(value) else float(np.clip(value, -_GREATEST, _GREATEST))
-    return MISSING[datatype] if value is None else value
+    return value
 
 
 def write_metrics(out: Path, stages: Mapping[str, Manifest]) -> None:

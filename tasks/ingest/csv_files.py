@@ -41,6 +41,11 @@ class CsvFiles:
     given: Mapping[str, str]
     null_values: Sequence[str]
 
+    @property
+    def tensors(self) -> Mapping[str, Mapping[str, Any]]:
+        """None: a CSV file has no arrays."""
+        return {}
+
     def guess(self) -> dict[str, str]:
         """Name -> kind from the first blocks of every file.
 

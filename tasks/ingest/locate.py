@@ -41,10 +41,15 @@ def files(root: Path, source: str, pattern: str | None) -> list[Path]:
         raise UsageError(
             "ingest.source must exist",
             f"{place} does not",
-            "name a CSV or Parquet file, a folder of them, a glob, or a source card (.yaml)",
+            "name a CSV, Parquet or .npz file, a folder of data or image files, a glob, or a source card (.yaml)",
         )
     _check(found_files)
     return found_files
+
+
+def portable(path: Path, root: Path) -> str:
+    """A path that is the same on another machine."""
+    return path.relative_to(root).as_posix() if path.is_relative_to(root) else path.name
 
 
 def refuse_pattern(source: Path, pattern: str | None) -> None:

@@ -4,19 +4,25 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from tasks.ingest.source import GROUP_ROWS
+from tasks.ingest.source import GROUP_ROWS, tensor_bytes
+
+#: Bytes of tensors in a row group, at most.
+GROUP_BYTES = 64 << 20
 
 
-def write(batches: Iterable[pa.RecordBatch], schema: pa.Schema, path: Path) -> tuple[int, str]:
-    """Write the rows to a Parquet file, in row groups of 65,536.
+def write(
+    batches: Iterable[pa.RecordBatch], schema: pa.Schema, path: Path, tensors: Mapping[str, Mapping[str, Any]]
+) -> tuple[int, str]:
+    """Write the rows to a Parquet file, in row groups of 65,536; of fewer where tensors would make them large.
 
     Memory holds a few row groups, whatever the number of rows: while one is written and hashed in two threads, the
     next is read.
@@ -24,14 +30,25 @@ def write(batches: Iterable[pa.RecordBatch], schema: pa.Schema, path: Path) -> t
     Returns:
         Number of rows, and the content hash (hex SHA-256; see :class:`ContentHash`).
     """
-    content = ContentHash(schema)
-    with pq.ParquetWriter(path, schema) as writer, ThreadPoolExecutor(2) as pool:
+    content = ContentHash(schema, tensors)
+    plain = [name for name in schema.names if name not in tensors] if tensors else True
+    with (
+        # Of arrays neither a dictionary nor the smallest and largest one is of use to anybody.
+        pq.ParquetWriter(path, schema, use_dictionary=plain, write_statistics=plain) as writer,
+        ThreadPoolExecutor(2) as pool,
+    ):
         busy: list[Future[None]] = []
-        for group in regrouped(batches, schema):
+        for group in regrouped(batches, schema, group_rows(tensors)):
             _wait(busy)
             busy = [pool.submit(writer.write_table, group), pool.submit(content.update, group)]
         _wait(busy)
     return content.rows, content.hexdigest()
+
+
+def group_rows(tensors: Mapping[str, Mapping[str, Any]]) -> int:
+    """Rows of a row group: at most 65,536, and at most 64 MiB of tensors."""
+    each = sum(tensor_bytes(tensor) for tensor in tensors.values())
+    return max(1, min(GROUP_ROWS, GROUP_BYTES // each)) if each else GROUP_ROWS
 
 
 def _wait(futures: list[Future[None]]) -> None:
@@ -63,16 +80,18 @@ class ContentHash:
 
     Each column has its own digest, fed group by group: which rows are missing, then the values. Values under a null
     count as zero or empty, since their bytes are arbitrary. Texts are their lengths (int32), then their UTF-8 bytes.
+    Tensors are their values, and their type names dtype and shape.
     The result is the SHA-256 of the canonical JSON of rows, names, types and column digests.
     """
 
-    def __init__(self, schema: pa.Schema) -> None:
+    def __init__(self, schema: pa.Schema, tensors: Mapping[str, Mapping[str, Any]]) -> None:
         self.rows = 0
-        self._schema = schema
+        self._types = {field.name: str(field.type) for field in schema}
+        self._types |= {name: f"{tensor['dtype']}{list(tensor['shape'])}" for name, tensor in tensors.items()}
         self._digests = [hashlib.sha256() for _ in schema]
 
     def update(self, group: pa.Table) -> None:
-        """Add a group: 65,536 rows, fewer only in the last one."""
+        """Add a group: :func:`group_rows`, fewer only in the last one."""
         self.rows += len(group)
         for digest, column in zip(self._digests, group.columns, strict=True):
             for chunk in column.chunks:
@@ -81,10 +100,8 @@ class ContentHash:
 
     def hexdigest(self) -> str:
         """The hash of everything so far."""
-        named = [
-            [field.name, str(field.type), digest.hexdigest()]
-            for field, digest in zip(self._schema, self._digests, strict=True)
-        ]
+        digests = zip(self._types.items(), self._digests, strict=True)
+        named = [[name, kind, digest.hexdigest()] for (name, kind), digest in digests]
         text = json.dumps({"columns": named, "rows": self.rows}, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()
 
@@ -99,12 +116,16 @@ def _canonical(array: pa.Array) -> Iterator[bytes | memoryview]:
         yield _values(pc.binary_length(texts))
         yield _text(texts)
         return
+    if pa.types.is_fixed_size_binary(array.type):
+        zeros = pa.scalar(bytes(array.type.byte_width), array.type)
+        yield _values(pc.if_else(array.is_valid(), array, zeros) if array.null_count else array)
+        return
     numbers = pc.cast(array, pa.uint8()) if pa.types.is_boolean(array.type) else array.view(pa.int64())
     yield _values(pc.fill_null(numbers, 0) if array.null_count else numbers)
 
 
 def _values(array: pa.Array) -> memoryview:
-    """The values' bytes of a numeric array."""
+    """The values' bytes of an array of numbers or fixed-size binary."""
     width = array.type.bit_width // 8
     data = memoryview(array.buffers()[1])
     return data[array.offset * width : (array.offset + len(array)) * width]

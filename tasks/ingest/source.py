@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -28,22 +30,40 @@ class Widened(Exception):
 
 
 class Source(Protocol):
-    """Rows that can be read from the start, any number of times."""
+    """Rows that can be read from the start, any number of times.
+
+    Attributes:
+        tensors: columns of arrays, which come after all others: name -> ``dtype`` and ``shape`` (tasks.core.tensors).
+    """
+
+    @property
+    def tensors(self) -> Mapping[str, Mapping[str, Any]]: ...
 
     def guess(self) -> dict[str, str]:
-        """Name -> kind (see :mod:`tasks.ingest.kinds`), in file order, from headers and first blocks only."""
+        """Name -> kind (see :mod:`tasks.ingest.kinds`) without tensors, in file order, from headers and first blocks."""
 
     def batches(self, columns: dict[str, str]) -> Iterator[pa.RecordBatch]:
-        """The rows, in order, with the Arrow types of ``columns``; :class:`Widened` if a guess was too narrow."""
+        """The rows, in order, with the Arrow types of ``columns``; :class:`Widened` if a guess was too narrow.
+
+        After the columns come the tensors, as fixed-size binary.
+        """
 
 
 @dataclass(frozen=True)
 class Part:
-    """Arrow data with one schema: a Parquet file, or what a reader made of an archive."""
+    """Arrow data with one schema: a Parquet file, or what a reader made of an archive.
+
+    Attributes:
+        name: for messages.
+        schema: of the batches.
+        read: the batches, from the start.
+        tensors: columns of fixed-size binary that hold arrays: name -> ``dtype`` and ``shape``.
+    """
 
     name: str
     schema: pa.Schema
     read: Callable[[], Iterator[pa.RecordBatch]]
+    tensors: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -51,12 +71,17 @@ class ArrowParts:
     """A source of Arrow data.
 
     Attributes:
-        parts: at least one, in order.
+        parts: at least one, in order, all with the same tensors.
         given: column -> type, by the user.
     """
 
     parts: Sequence[Part]
     given: Mapping[str, str]
+
+    @property
+    def tensors(self) -> Mapping[str, Mapping[str, Any]]:
+        """Columns of arrays."""
+        return self.parts[0].tensors
 
     def guess(self) -> dict[str, str]:
         """Name -> kind, from the schemas alone.
@@ -72,11 +97,12 @@ class ArrowParts:
             name: self.given.get(name)
             or kinds.join(*(str(kinds.kind_of_type(part.schema.field(name).type)) for part in self.parts))
             for name in self.parts[0].schema.names
+            if name not in self.tensors
         }
 
     def batches(self, columns: dict[str, str]) -> Iterator[pa.RecordBatch]:
         """The rows. Raises :class:`DataRejected` for a value that does not fit its column."""
-        schema = kinds.arrow_schema(columns)
+        schema = with_tensors(kinds.arrow_schema(columns), self.tensors)
         for part in self.parts:
             row = 0
             for batch in part.read():
@@ -88,11 +114,25 @@ class ArrowParts:
                 except kinds.Misfit as misfit:
                     raise misfit.rejection(f"{part.name}, row {row + misfit.index + 1}") from misfit
                 row += len(batch)
+                arrays += [batch.column(name) for name in self.tensors]
                 yield pa.RecordBatch.from_arrays(arrays, schema=schema)
 
 
+def with_tensors(schema: pa.Schema, tensors: Mapping[str, Mapping[str, Any]]) -> pa.Schema:
+    """The schema with the tensors' columns after the others."""
+    for name, tensor in tensors.items():
+        schema = schema.append(pa.field(name, pa.binary(tensor_bytes(tensor))))
+    return schema
+
+
+def tensor_bytes(tensor: Mapping[str, Any]) -> int:
+    """Bytes of one row's array."""
+    return math.prod(tensor["shape"]) * np.dtype(tensor["dtype"]).itemsize
+
+
 def _check_types(part: Part) -> None:
-    bad = [f"`{field.name}` ({field.type})" for field in part.schema if kinds.kind_of_type(field.type) is None]
+    plain = [field for field in part.schema if field.name not in part.tensors]
+    bad = [f"`{field.name}` ({field.type})" for field in plain if kinds.kind_of_type(field.type) is None]
     if bad:
         raise DataRejected(
             "a column must hold booleans, numbers, texts, dates or timestamps",

@@ -5,14 +5,18 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tasks.core import files, manifest, record
+from tasks.core import files, manifest, record, workloads
 from tasks.core.log import log
 from tasks.core.manifest import Manifest
+from tasks.core.original import ENCODER, SPEC
+from tasks.core.original import write as write_original
+from tasks.core.settings import Base
 from tasks.core.stage import StageSettings
 
 if TYPE_CHECKING:
@@ -22,15 +26,15 @@ if TYPE_CHECKING:
 
 
 def run(settings: StageSettings, inputs: Mapping[str, Path], out: Path) -> Manifest:
-    """Leave ``trials.csv``, ``best.json``, ``preprocess.json``, ``models.json`` and the top-k checkpoints.
+    """Leave ``trials.csv``, ``best.json``, ``encoder.json``, ``original.json``, ``models.json``, the top-k checkpoints.
 
     The first entry of ``models.json`` is the original model. The study itself is scratch, kept under
     ``<artifacts>/scratch/tune`` until the stage is complete, so that a killed search goes on where it stopped. A study
     of other data, settings, code or libraries is never resumed.
 
     Raises:
-        DataRejected: if the target holds a value other than its two classes.
-        UsageError: if ``tune.features`` names a column that does not exist.
+        DataRejected: if the target holds a value that no class is.
+        UsageError: if features, metric or model do not fit the data.
         MachineError: if CUDA was asked for and is not there.
         NotProven: if no trial completed.
     """
@@ -38,27 +42,25 @@ def run(settings: StageSettings, inputs: Mapping[str, Path], out: Path) -> Manif
     from tasks.tune.objective import Objective
 
     data = manifest.read(inputs["validate"])
-    identity = f"{settings.hash[:16]}-{manifest.identity(inputs['validate'])[:16]}-{_code()[:16]}"
+    identity = f"{settings.hash[:16]}-{manifest.identity(inputs['validate'])[:16]}-{_code(settings.base)[:16]}"
     scratch = settings.scratch / "tune" / identity
     _forget_other_studies(scratch)
     started = time.perf_counter()
-    study = studies.open_study(settings.own, scratch)
     objective = Objective.prepare(settings, data.facts, inputs["validate"], scratch)
+    study = studies.open_study(settings.own, scratch, objective.metric.higher_is_better)
     trials = studies.search(study, settings.own, settings.base.seed, objective)
     settings.measured["search_seconds"] = round(time.perf_counter() - started, 2)
 
-    studies.write_trials(trials, out / "trials.csv")
-    objective.preprocess.save(out / "preprocess.json")
+    studies.write_trials(trials, out / "trials.csv", max if objective.metric.higher_is_better else min)
     result = _keep_best(settings, objective, trials, out)
     return manifest.build("tune", settings.hash, inputs, out, *result)
 
 
-def _code() -> str:
+def _code(base: Base) -> str:
     """Hash of what else decides a trial's result: this room's and the workload's code, and the libraries' versions."""
-    import tasks.core.workloads.tabular as workload
-
+    family = Path(str(sys.modules[type(workloads.find(base.workload)).__module__].__file__)).parent
     digest = hashlib.sha256(json.dumps(record.versions(), sort_keys=True).encode())
-    for folder in (Path(__file__).parent, Path(workload.__path__[0])):
+    for folder in (Path(__file__).parent, Path(workloads.__file__).parent, family):
         for path in sorted(folder.glob("*.py")):
             digest.update(path.read_bytes())
     return digest.hexdigest()
@@ -77,29 +79,33 @@ def _keep_best(
     from tasks.tune import checkpoints
 
     completed = {trial.number: trial for trial in trials if trial.state.name == "COMPLETE"}
-    best = checkpoints.best(objective.folder, list(completed), settings.own.top_k)
+    metric = objective.metric
+    best = checkpoints.best(objective.folder, list(completed), settings.own.top_k, metric.higher_is_better)
     models = []
     for checkpoint in best:
         name = f"trial-{checkpoint.trial}.safetensors"
         shutil.copyfile(objective.folder / name, out / name)
-        model = {key: getattr(checkpoint, key) for key in ("trial", "auc", "architecture")}
+        model = {key: getattr(checkpoint, key) for key in ("trial", "score", "values")}
         models.append({"file": name, **model})
     original = best[0]
     files.write_json(out / "models.json", models)
+    kind = settings.own.model or objective.workload.default_model
+    write_original(out, settings.base, objective.encoder, kind, str(models[0]["file"]), original.values)
     files.write_json(out / "best.json", {"trial": original.trial, "params": completed[original.trial].params})
     settings.measured["training_seconds"] = original.seconds
-    log.info("tune: best of %d trials is %d, validation AUC %.4f", len(trials), original.trial, original.auc)
+    log.info("tune: best of %d trials is %d: %s %.4f", len(trials), original.trial, metric.name, original.score)
     roles = {
         "trials.csv": "trials",
         "best.json": "hyperparameters",
         "models.json": "spec",
-        "preprocess.json": "preprocess",
+        ENCODER: "encoder",
+        SPEC: "spec",
         **{model["file"]: "checkpoint" for model in models},
     }
     metrics = {
-        "tune.validation_auc": original.auc,
+        f"tune.validation_{metric.name}": original.score,
         "tune.trials": len(trials),
         "tune.completed": len(completed),
-        "tune.parameters": objective.parameters(original.architecture),
+        "tune.parameters": objective.parameters(original.values),
     }
-    return roles, metrics, {"features": objective.preprocess.columns, "original": models[0]["file"]}
+    return roles, metrics, {"features": objective.encoder.columns, "metric": metric.name}

@@ -15,14 +15,14 @@ class Checkpoint:
 
     Attributes:
         trial: number of the trial that trained it.
-        auc: its validation AUC.
-        architecture: the network's shape (:class:`~tasks.core.workloads.tabular.network.Architecture`).
+        score: its metric on validation.
+        values: hyperparameters, which with the encoder rebuild the network.
         seconds: training time; not for hashed outputs.
     """
 
     trial: int
-    auc: float
-    architecture: dict[str, Any]
+    score: float
+    values: dict[str, Any]
     seconds: float
 
 
@@ -34,7 +34,8 @@ def save(folder: Path, checkpoint: Checkpoint, state: dict[str, Any]) -> None:
     files.write_json(folder / f"trial-{checkpoint.trial}.json", asdict(checkpoint))
 
 
-def best(folder: Path, trials: list[int], count: int) -> list[Checkpoint]:
+def best(folder: Path, trials: list[int], count: int, higher_is_better: bool = True) -> list[Checkpoint]:
     """The ``count`` best checkpoints of the given trials, best first (ties: earlier trial first)."""
     found = [Checkpoint(**files.read_json(folder / f"trial-{number}.json")) for number in trials]
-    return sorted(found, key=lambda checkpoint: (-checkpoint.auc, checkpoint.trial))[:count]
+    sign = -1 if higher_is_better else 1
+    return sorted(found, key=lambda checkpoint: (sign * checkpoint.score, checkpoint.trial))[:count]

@@ -1,4 +1,4 @@
-"""What a trial does: build a network from the proposed numbers, train it, report every epoch, keep its weights."""
+"""What a trial does: build a network from the proposed values, train it, report every epoch, keep its weights."""
 
 from __future__ import annotations
 
@@ -8,87 +8,98 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import optuna
 import torch
+from torch import Tensor, nn
 
-from tasks.core import devices
+from tasks.core import devices, workloads
 from tasks.core.log import log
+from tasks.core.metrics import Metric, find
+from tasks.core.original import Network, metric_name
 from tasks.core.settings import Tune
 from tasks.core.stage import StageSettings
-from tasks.core.workloads.tabular.network import Architecture, TabularNetwork
-from tasks.core.workloads.tabular.preprocess import Preprocess, fit
+from tasks.core.workloads.contract import Encoder, Model, Workload
 from tasks.tune import checkpoints
-from tasks.tune.train import Recipe, Split, train
-
-_SHAPE = ("hidden", "layers", "number_dim", "category_dim")
+from tasks.tune.train import Batch, Recipe, train
 
 
 @dataclass(frozen=True)
 class Objective:
-    """Callable on (trial, hyperparameters): validation AUC after the last epoch.
+    """Callable on (trial, hyperparameters): the metric on validation after the last epoch.
 
     Attributes:
         settings: the stage's section.
         seed: base seed; a trial adds its own number.
-        preprocess: fitted on train, the same for every trial.
-        train_rows: training tensors, on the device.
-        validation: validation tensors, on the device.
+        workload: the family of the problem.
+        model: the kind of network.
+        encoder: fitted on train, the same for every trial.
+        metric: what decides.
+        examples: training tensors, on the device.
+        inputs: the network's inputs for validation, each [rows, ...].
+        labels: of validation, [rows].
         folder: where trials leave their checkpoints.
         device: where to train.
     """
 
     settings: Tune
     seed: int
-    preprocess: Preprocess
-    train_rows: Split
-    validation: Split
+    workload: Workload
+    model: Model
+    encoder: Encoder
+    metric: Metric
+    examples: Batch
+    inputs: tuple[np.ndarray, ...]
+    labels: np.ndarray
     folder: Path
     device: torch.device
 
     @staticmethod
     def prepare(settings: StageSettings, facts: Mapping[str, Any], splits: Path, folder: Path) -> Objective:
-        """Read train and validation (never test), fit the preprocessing, move tensors to the device."""
+        """Read train and validation (never test), fit the encoder, move tensors to the device.
+
+        Raises:
+            UsageError: if the features, the metric or the model do not fit the data.
+            DataRejected: if the target holds what it must not.
+        """
         import pyarrow.parquet as pq
 
-        device = devices.prepare(settings.base)
-        target, features = facts["target"], settings.own.features
-        hidden = {target, facts["time_column"], facts["split"].get("column")} - {None}
+        base, own = settings.base, settings.own
+        device = devices.prepare(base)
+        workload = workloads.find(base.workload)
+        metric = find(metric_name(base, facts["task"]), facts["task"])
         rows = pq.read_table(splits / "train.parquet")
-        preprocess = fit(
-            rows,
-            facts["columns"],
-            facts["classes"],
-            exclude=[*sorted(hidden), *features.drop],
-            categorical=features.categorical,
-            min_count=features.min_count,
-            bins=features.bins,
-        )
+        encoder = workload.fit(rows, facts, own)
+        examples = tuple(tensor.to(device) for tensor in workload.examples(encoder, rows))
         validation = pq.read_table(splits / "validation.parquet")
         log.info(
-            "tune: %d rows to learn from, %d to choose by; %d numbers, %d categories; on %s",
-            rows.num_rows, validation.num_rows, len(preprocess.numbers), len(preprocess.categories), device,
+            "tune: %d rows to learn from, %d to choose by; the model reads %s; on %s",
+            rows.num_rows, validation.num_rows, ", ".join(encoder.columns[:40]), device,
         )  # fmt: skip
         return Objective(
-            settings.own,
-            settings.base.seed,
-            preprocess,
-            _split(preprocess, rows, target).to(device),
-            _split(preprocess, validation, target).to(device),
+            own,
+            base.seed,
+            workload,
+            workloads.model(workload, own.model),
+            encoder,
+            metric,
+            examples,
+            encoder.encode(validation),
+            encoder.labels(validation),
             folder,
             device,
         )
 
-    def __call__(self, trial: optuna.trial.Trial, values: Mapping[str, float]) -> float:
+    def __call__(self, trial: optuna.trial.Trial, values: Mapping[str, Any]) -> float:
         """Train one configuration.
 
         Raises:
             optuna.TrialPruned: if the pruner finds it hopeless.
             FloatingPointError: if training diverges.
         """
-        architecture = _architecture(values)
         seed = self.seed + trial.number
         torch.manual_seed(seed)
-        network = TabularNetwork(self.preprocess, architecture).to(self.device)
+        network = self.model.build(self.encoder, values).to(self.device)
         recipe = Recipe(
             values["learning_rate"],
             values["weight_decay"],
@@ -100,31 +111,34 @@ class Objective:
 
         def report(epoch: int, score: float) -> None:
             log.info(
-                "tune: trial %d of %d, epoch %d of %d: validation AUC %.4f",
-                trial.number + 1, self.settings.trials, epoch, recipe.epochs, score,
+                "tune: trial %d of %d, epoch %d of %d: validation %s %.4f",
+                trial.number + 1, self.settings.trials, epoch, recipe.epochs, self.metric.name, score,
             )  # fmt: skip
             trial.report(score, epoch)
             if epoch < recipe.epochs and trial.should_prune():
                 raise optuna.TrialPruned
 
-        trained = train(network, recipe, self.train_rows, self.validation, seed, report)
+        trained = train(network, recipe, self.examples, self.loss, self.evaluate, seed, report)
         seconds = round(time.perf_counter() - started, 2)
-        kept = checkpoints.Checkpoint(trial.number, trained.auc, architecture.as_dict(), seconds)
+        kept = checkpoints.Checkpoint(trial.number, trained.score, dict(values), seconds)
         checkpoints.save(self.folder, kept, trained.state)
-        return trained.auc
+        return trained.score
 
-    def parameters(self, architecture: Mapping[str, Any]) -> int:
+    def loss(self, network: nn.Module, batch: Batch) -> Tensor:
+        """The workload's loss of a slice of the examples."""
+        return self.workload.loss(network, batch, self.encoder, self.settings)
+
+    def evaluate(self, network: nn.Module) -> float:
+        """The metric on validation.
+
+        Raises:
+            FloatingPointError: if an answer is not finite.
+        """
+        answers = Network(self.encoder, network, self.workload.head(self.encoder)).predict_encoded(self.inputs)
+        if answers.dtype.kind == "f" and not np.isfinite(answers).all():
+            raise FloatingPointError("the network's answers are not finite")
+        return self.metric(self.labels, answers)
+
+    def parameters(self, values: Mapping[str, Any]) -> int:
         """Number of trainable values of a network of this shape."""
-        network = TabularNetwork(self.preprocess, Architecture(**architecture))
-        return sum(value.numel() for value in network.parameters())
-
-
-def _architecture(values: Mapping[str, float]) -> Architecture:
-    shape = {name: int(values[name]) for name in _SHAPE}
-    return Architecture(dropout=values["dropout"], feature_dropout=values["feature_dropout"], **shape)
-
-
-def _split(preprocess: Preprocess, rows: Any, target: str) -> Split:
-    numbers, codes = preprocess.encode(rows)
-    labels = preprocess.labels(rows, target)
-    return Split(torch.from_numpy(numbers), torch.from_numpy(codes), torch.from_numpy(labels))
+        return sum(value.numel() for value in self.model.build(self.encoder, values).parameters())

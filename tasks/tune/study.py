@@ -7,6 +7,7 @@ seeded anew before each proposal; so a resumed study proposes and prunes what th
 from __future__ import annotations
 
 import csv
+import functools
 import itertools
 import random
 from collections.abc import Callable, Mapping
@@ -18,20 +19,20 @@ from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock, 
 from optuna.trial import FrozenTrial, TrialState
 
 from tasks.core.errors import NotProven
-from tasks.core.settings import Choice, FloatRange, Space, Tune
+from tasks.core.sections import Section
+from tasks.core.settings import Tune
+from tasks.core.space import Choice, FloatRange, whole
 
 _FINISHED = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
 _REDUCTION_FACTOR = 3
 _STARTUP_TRIALS = 4
 
-#: Hyperparameters that are whole numbers.
-_WHOLE = frozenset({"hidden", "layers", "number_dim", "category_dim"})
 _FILES = {"journal": "study.log", "sqlite": "study.db"}
 
-Objective = Callable[[optuna.trial.Trial, Mapping[str, float]], float]
+Objective = Callable[[optuna.trial.Trial, Mapping[str, Any]], float]
 
 
-def open_study(settings: Tune, folder: Path) -> optuna.Study:
+def open_study(settings: Tune, folder: Path, higher_is_better: bool = True) -> optuna.Study:
     """The study kept in ``folder``, created if it is not there (journal or SQLite); it holds finished trials only.
 
     An unfinished trial is left behind, not resumed: the parameters and pruner's marks that it has already stored would
@@ -40,22 +41,22 @@ def open_study(settings: Tune, folder: Path) -> optuna.Study:
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / _FILES[settings.storage]
-    study = _load(settings, path)
+    study = _load(settings, path, higher_is_better)
     finished = study.get_trials(states=_FINISHED)
     if len(finished) < len(study.get_trials(deepcopy=False)):
         fresh = path.with_name(f"fresh-{path.name}")
         fresh.unlink(missing_ok=True)
-        _load(settings, fresh).add_trials(finished)
+        _load(settings, fresh, higher_is_better).add_trials(finished)
         fresh.replace(path)
-        study = _load(settings, path)
+        study = _load(settings, path, higher_is_better)
     return study
 
 
-def _load(settings: Tune, path: Path) -> optuna.Study:
+def _load(settings: Tune, path: Path, higher_is_better: bool) -> optuna.Study:
     return optuna.create_study(
         storage=_storage(settings.storage, path),
         study_name="tune",
-        direction="maximize",
+        direction="maximize" if higher_is_better else "minimize",
         pruner=_pruner(settings),
         load_if_exists=True,
     )
@@ -84,13 +85,13 @@ def search(study: optuna.Study, settings: Tune, seed: int, objective: Objective)
     return trials
 
 
-def _next_trial(study: optuna.Study, point: Mapping[str, float] | None) -> optuna.trial.Trial:
+def _next_trial(study: optuna.Study, point: Mapping[str, Any] | None) -> optuna.trial.Trial:
     if point is not None:
         study.enqueue_trial(dict(point))
     return study.ask()
 
 
-def _run_trial(study: optuna.Study, trial: optuna.trial.Trial, space: Space, objective: Objective) -> None:
+def _run_trial(study: optuna.Study, trial: optuna.trial.Trial, space: Section, objective: Objective) -> None:
     try:
         value = objective(trial, suggest(trial, space))
     except optuna.TrialPruned:
@@ -102,12 +103,12 @@ def _run_trial(study: optuna.Study, trial: optuna.trial.Trial, space: Space, obj
         study.tell(trial, value)
 
 
-def suggest(trial: optuna.trial.Trial, space: Space) -> dict[str, float]:
+def suggest(trial: optuna.trial.Trial, space: Section) -> dict[str, Any]:
     """A value for every hyperparameter: fixed ones as they are, the others proposed by the study."""
-    values: dict[str, float] = {}
+    values: dict[str, Any] = {}
     for name in type(space).model_fields:
         option = getattr(space, name)
-        if isinstance(option, FloatRange) and name in _WHOLE:
+        if isinstance(option, FloatRange) and name in whole(type(space)):
             values[name] = trial.suggest_int(name, int(option.low), int(option.high), log=option.log)
         elif isinstance(option, FloatRange):
             values[name] = trial.suggest_float(name, option.low, option.high, log=option.log)
@@ -118,18 +119,18 @@ def suggest(trial: optuna.trial.Trial, space: Space) -> dict[str, float]:
     return values
 
 
-def write_trials(trials: list[FrozenTrial], path: Path) -> None:
-    """The trials as CSV: trial, state, value (validation AUC), best so far, epochs run, and each searched parameter."""
+def write_trials(trials: list[FrozenTrial], path: Path, better: Callable[[float, float], float] = max) -> None:
+    """The trials as CSV: trial, state, value (on validation), best so far, epochs run, and each searched parameter."""
     names = sorted({name for trial in trials for name in trial.params})
     with path.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(["trial", "state", "value", "best", "epochs", *names])
         best = None
         for trial in trials:
-            last = max(trial.intermediate_values.values(), default=None)
+            last = functools.reduce(better, trial.intermediate_values.values()) if trial.intermediate_values else None
             value = trial.value if trial.value is not None else last
             if trial.state == TrialState.COMPLETE and value is not None:
-                best = value if best is None else max(best, value)
+                best = value if best is None else better(best, value)
             parameters = [trial.params.get(name, "") for name in names]
             row: list[Any] = [trial.number, trial.state.name.lower(), value, best, len(trial.intermediate_values)]
             writer.writerow([*row, *parameters])
@@ -177,19 +178,19 @@ def _sampler(name: str, seed: int) -> optuna.samplers.BaseSampler:
     return optuna.samplers.RandomSampler(seed=seed)
 
 
-def _grid(space: Space, seed: int) -> list[dict[str, float]]:
+def _grid(space: Section, seed: int) -> list[dict[str, Any]]:
     """Every combination, shuffled by seed so that a budget below the grid's size still covers all of it.
 
     Optuna's GridSampler is not used: outside ``Study.optimize`` it raises at its last point.
     """
-    options = {name: _values(getattr(space, name), name in _WHOLE) for name in type(space).model_fields}
+    options = {name: _values(getattr(space, name), name in whole(type(space))) for name in type(space).model_fields}
     searched = {name: values for name, values in options.items() if values}
     points = [dict(zip(searched, values, strict=True)) for values in itertools.product(*searched.values())]
     random.Random(seed).shuffle(points)  # noqa: S311 - an order, not a secret
     return points
 
 
-def _values(option: object, whole: bool) -> list[float]:
+def _values(option: object, rounded: bool) -> list[Any]:
     if isinstance(option, Choice):
         return list(option.choices)
     if not isinstance(option, FloatRange):
@@ -199,4 +200,4 @@ def _values(option: object, whole: bool) -> list[float]:
         values = [min(option.low * (option.high / option.low) ** share, option.high) for share in shares]
     else:
         values = [min(option.low + (option.high - option.low) * share, option.high) for share in shares]
-    return sorted({round(value) for value in values}) if whole else values
+    return sorted({round(value) for value in values}) if rounded else values

@@ -16,10 +16,12 @@ from tasks.core import files, manifest, reports
 from tasks.core.errors import DataRejected
 from tasks.core.log import log
 from tasks.core.manifest import Manifest
-from tasks.core.settings import TimeSplit, Validate
+from tasks.core.settings import Validate
+from tasks.core.splitting import TimeSplit
 from tasks.core.stage import StageSettings
 from tasks.validate import data_docs, report, results, splits, suite
 from tasks.validate.examine import Findings, examine
+from tasks.validate.histories import Histories
 from tasks.validate.judge import Judge
 from tasks.validate.outcome import Outcome
 from tasks.validate.profile import profile
@@ -50,7 +52,9 @@ def run(settings: StageSettings, inputs: Mapping[str, Path], out: Path) -> Manif
     with _timed(seconds, "profile"):
         columns = profile(snapshot)
     name = settings.base.name
-    whole = results.gather(name, own, snapshot, found.outcomes, found.reasons, found.split_facts, columns)
+    whole = results.gather(
+        name, own, snapshot, found.outcomes, found.reasons, found.split_facts, columns, found.by_design
+    )
     files.write_json(out / "results.json", whole)
     files.write_text(out / "report.html", report.render(whole))
     if own.data_docs:
@@ -61,7 +65,8 @@ def run(settings: StageSettings, inputs: Mapping[str, Path], out: Path) -> Manif
         raise _rejected(settings, found.failed, out)
     with _timed(seconds, "splits"):
         drawn = splits.draw_calibration(found.parts, own.calibration_rows, settings.base.seed)
-        write_parts(snapshot, out, found.parts, drawn, found.reasons)
+        histories = Histories(found.interactions, found.parts) if found.interactions else None
+        write_parts(snapshot, out, found.parts, drawn, found.reasons, histories)
     return manifest.build(
         "validate", settings.hash, inputs, out, _ROLES, _metrics(whole), _facts(settings, snapshot, found)
     )

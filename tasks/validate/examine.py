@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tasks.core.settings import Base, Validate
-from tasks.validate import describe, rules, splits
+from tasks.validate import describe, interactions, rules, splits
+from tasks.validate.interactions import Interactions
 from tasks.validate.judge import Judge
 from tasks.validate.outcome import Outcome
 from tasks.validate.results import split_facts
@@ -29,6 +30,8 @@ class Findings:
         target: the target, if it is fit for use.
         parts: int8 [rows], the split, if the rows can be split.
         split_facts: sizes, classes and times of the parts.
+        by_design: the reasons that say nothing bad of a row (repeated interactions, the k-core).
+        interactions: the rows as a recommender reads them.
     """
 
     outcomes: list[Outcome] = field(default_factory=list)
@@ -36,6 +39,8 @@ class Findings:
     target: Target | None = None
     parts: Parts | None = None
     split_facts: list[dict[str, Any]] = field(default_factory=list)
+    by_design: frozenset[str] = frozenset()
+    interactions: Interactions | None = None
 
     @property
     def failed(self) -> list[Outcome]:
@@ -56,7 +61,8 @@ def examine(judge: Judge, base: Base, own: Validate) -> Findings:
         aside = judge.quarantine()
         found.outcomes.append(rules.about_quarantine(aside, own.max_quarantine_share))
         found.reasons = {_reason(judge.outcomes[number]): rows for number, rows in judge.set_aside.items()}
-        _examine_rest(judge, base, own, ~aside, found)
+        examine_rest = _examine_interactions if base.workload == "recommender" else _examine_rest
+        examine_rest(judge, base, own, ~aside, found)
     not_run = {number: describe.not_run(check, "there are no rows") for number, check in enumerate(judge.suite.checks)}
     found.outcomes += judge.columns()
     found.outcomes += [outcome for _, outcome in sorted((not_run | judge.outcomes).items())]
@@ -81,6 +87,30 @@ def _examine_rest(judge: Judge, base: Base, own: Validate, keep: Mask, found: Fi
     found.parts = splits.assign(own.split, snapshot, keep, found.target, base.seed)
     found.outcomes += rules.about_parts(found.parts, found.target, own.calibration_rows)
     found.split_facts = split_facts(snapshot, own, found.parts, found.target)
+
+
+def _examine_interactions(judge: Judge, base: Base, own: Validate, keep: Mask, found: Findings) -> None:
+    snapshot = judge.snapshot
+    found.outcomes += interactions.about_table(snapshot, base, own.split)
+    if keep.any():
+        judge.rest(keep, None, base.target)
+    judge.complain()
+    if any(outcome.outcome == "failed" for outcome in found.outcomes):
+        return
+    values = list(interactions.about_values(snapshot, base, keep))
+    values += rules.about_split_column(snapshot, own.split, keep)
+    found.outcomes += values
+    if any(outcome.outcome == "failed" for outcome in values):
+        return
+    rows = found.interactions = interactions.read(snapshot, base)
+    by_design = interactions.set_aside(rows, keep, own.min_interactions)
+    found.reasons, found.by_design = {**found.reasons, **by_design}, frozenset(by_design)
+    size = list(interactions.about_size(rows, keep))
+    found.outcomes += size
+    if all(outcome.outcome == "passed" for outcome in size):
+        found.parts = interactions.assign(own.split, snapshot, rows, keep)
+        found.outcomes += interactions.about_parts(rows, found.parts, own.calibration_rows)
+        found.split_facts = interactions.split_facts(rows, found.parts, rules.PARTS)
 
 
 def _positive(target: Target | None, keep: Mask) -> NDArray[np.float64] | None:

@@ -13,7 +13,7 @@ from typing import Any
 
 from tasks.core.errors import Mistake
 from tasks.core.sections import nearest, short, unknown_key
-from tasks.core.settings import moment
+from tasks.core.splitting import moment
 from tasks.validate.suite import Check, Expectation, NewestRow
 
 #: Expectations about a column's type are judged from the snapshot's schema, in Assay's five names of types.

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from tasks.core.errors import AssayError, UsageError
 from tasks.core.log import progress
 from tasks.core.sections import nearest
-from tasks.core.settings import moment
+from tasks.core.splitting import moment
 from tasks.validate import describe
 from tasks.validate.engine import Engine, Result, cheap_collection, let_go
 from tasks.validate.expectations import TYPE_EXPECTATIONS, build, columns_named, columns_read

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from tasks.core.settings import TimeSplit, Validate
+from tasks.core.settings import Validate
+from tasks.core.splitting import TimeSplit
 from tasks.validate.outcome import Outcome, plain
 from tasks.validate.rules import PARTS, Target
 from tasks.validate.snapshot import Snapshot
@@ -27,6 +28,7 @@ def gather(
     aside: Mapping[str, NDArray[np.int64]],
     splits: Sequence[Mapping[str, Any]],
     columns: Sequence[Mapping[str, Any]],
+    by_design: Collection[str] = (),
 ) -> dict[str, Any]:
     """The whole result, of JSON values only; equal inputs give equal results (no times).
 
@@ -38,8 +40,10 @@ def gather(
         aside: reason -> int64 row numbers set aside for it.
         splits: from :func:`split_facts`, empty if there are none.
         columns: from :func:`~tasks.validate.profile.profile`.
+        by_design: reasons that do not count against the share of rows that may be set aside.
     """
-    set_aside = len(np.unique(np.concatenate(list(aside.values())))) if aside else 0
+    unfit = [rows for reason, rows in aside.items() if reason not in by_design]
+    set_aside = len(np.unique(np.concatenate(unfit))) if unfit else 0
     return {
         "schema_version": SCHEMA_VERSION,
         "name": name,

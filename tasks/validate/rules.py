@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tasks.core.sections import nearest
-from tasks.core.settings import GroupSplit, PredefinedSplit, Split, TimeSplit
+from tasks.core.splitting import GroupSplit, PredefinedSplit, Split, TimeSplit
 from tasks.validate.outcome import Outcome, rule, share
 from tasks.validate.snapshot import Mask, Snapshot
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -27,12 +27,16 @@ class Snapshot:
         columns: name -> type ("bool", "int64", "float64", "string", "timestamp"), in file order.
         rows: number of rows.
         content_hash: hex hash of the content, by `ingest`.
+        tensors: name -> dtype and shape of the columns that hold arrays (:mod:`tasks.core.tensors`), in file order.
+        problem_columns: the text column in which `ingest` says why a row has no array, if there is one.
     """
 
     path: Path
     columns: Mapping[str, str]
     rows: int
     content_hash: str
+    tensors: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    problem_columns: tuple[str, ...] = ()
 
     def column(self, name: str) -> Any:
         """One column, as a ``pyarrow.ChunkedArray`` of ``rows`` values."""
@@ -71,12 +75,18 @@ class Snapshot:
 
     def empty_frame(self) -> Any:
         """All columns, none of the rows."""
+        return self.schema().empty_table().select(list(self.columns)).to_pandas()
+
+    def schema(self) -> Any:
+        """``pyarrow.Schema`` of the columns that later stages read, arrays included, in file order."""
+        import pyarrow as pa
         import pyarrow.parquet as pq
 
-        return pq.read_schema(self.path).empty_table().to_pandas()
+        whole = pq.read_schema(self.path).remove_metadata()
+        return pa.schema([field for field in whole if field.name not in self.problem_columns])
 
     def take(self, rows: Sequence[int]) -> list[dict[str, Any]]:
-        """A few whole rows (ascending row numbers), for the eye."""
+        """A few rows (ascending row numbers) without their arrays, for the eye."""
         import pyarrow.parquet as pq
 
         found: list[dict[str, Any]] = []
@@ -86,7 +96,7 @@ class Snapshot:
                 end = first + file.metadata.row_group(group).num_rows
                 wanted = [row - first for row in rows if first <= row < end]
                 if wanted:
-                    found += file.read_row_group(group).take(wanted).to_pylist()
+                    found += file.read_row_group(group, columns=list(self.columns)).take(wanted).to_pylist()
                 first = end
         return found
 
@@ -98,13 +108,14 @@ class Snapshot:
         count: int = pq.read_metadata(self.path).num_row_groups
         return count
 
-    def row_groups(self) -> Iterator[Any]:
-        """The row groups in file order, each as a ``pyarrow.Table``."""
+    def row_groups(self, columns: Sequence[str] | None = None) -> Iterator[Any]:
+        """The row groups in file order, each as a ``pyarrow.Table`` of some columns (None: those of the schema)."""
         import pyarrow.parquet as pq
 
+        wanted = self.schema().names if columns is None else list(columns)
         with pq.ParquetFile(self.path) as file:
             for group in range(file.num_row_groups):
-                yield file.read_row_group(group)
+                yield file.read_row_group(group, columns=wanted)
 
 
 def _exact_as_float(values: Any) -> bool:
@@ -122,8 +133,12 @@ def open_snapshot(folder: Path) -> Snapshot:
     import pyarrow.parquet as pq
 
     facts = files.read_json(folder / manifest.NAME)["facts"]
-    types = files.read_json(folder / "schema.json")["columns"]
+    described = files.read_json(folder / "schema.json")
+    types, shapes = described["columns"], described.get("tensors", {})
     path = folder / "rows.parquet"
     # Canonical JSON sorts its keys; the order of the columns is the file's.
-    columns = {name: types[name] for name in pq.read_schema(path).names}
-    return Snapshot(path, columns, facts["rows"], facts["content_hash"])
+    names = pq.read_schema(path).names
+    problem = ("problem",) if shapes and types.get("problem") == "string" else ()
+    columns = {name: types[name] for name in names if name not in shapes and name not in problem}
+    tensors = {name: shapes[name] for name in names if name in shapes}
+    return Snapshot(path, columns, facts["rows"], facts["content_hash"], tensors, problem)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from tasks.core.settings import GroupSplit, PredefinedSplit, RandomSplit, Shares, Split, StratifiedSplit, TimeSplit
+from tasks.core.splitting import GroupSplit, PredefinedSplit, RandomSplit, Shares, Split, StratifiedSplit, TimeSplit
 from tasks.validate.rules import PARTS, Target
 from tasks.validate.snapshot import Mask, Snapshot
 
@@ -33,7 +33,7 @@ def assign(split: Split, snapshot: Snapshot, keep: Mask, target: Target, seed: i
     parts = np.full(len(keep), ASIDE, dtype=np.int8)
     match split:
         case TimeSplit():
-            parts[rows] = _by_time(split, snapshot)[rows]
+            parts[rows] = by_time(split, snapshot)[rows]
         case RandomSplit():
             _at_random(split, rows, parts, random)
         case StratifiedSplit():
@@ -63,7 +63,8 @@ def microseconds(snapshot: Snapshot, column: str) -> NDArray[np.int64]:
     return times
 
 
-def _by_time(split: TimeSplit, snapshot: Snapshot) -> Parts:
+def by_time(split: TimeSplit, snapshot: Snapshot) -> Parts:
+    """The part of every row by its moment, int8 [rows]."""
     # Rows of the same moment fall between the same two boundaries, so ties stay together.
     boundaries = [np.datetime64(moment.replace(tzinfo=None), "us").astype(np.int64) for moment in split.boundaries]
     return np.searchsorted(boundaries, microseconds(snapshot, split.column), side="right").astype(np.int8)

@@ -15,6 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tasks.core.log import progress
+from tasks.validate.histories import Histories
+from tasks.validate.interactions import HISTORY
 from tasks.validate.rules import PARTS
 from tasks.validate.snapshot import Mask, Snapshot
 from tasks.validate.splits import ASIDE, Parts
@@ -23,7 +25,12 @@ GROUP_ROWS = 65_536
 
 
 def write_parts(
-    snapshot: Snapshot, out: Path, parts: Parts, calibration: Mask, reasons: Mapping[str, NDArray[np.int64]]
+    snapshot: Snapshot,
+    out: Path,
+    parts: Parts,
+    calibration: Mask,
+    reasons: Mapping[str, NDArray[np.int64]],
+    histories: Histories | None = None,
 ) -> None:
     """Write ``train``, ``validation``, ``test``, ``fresh``, ``calibration`` and ``quarantine`` (``.parquet``).
 
@@ -33,6 +40,7 @@ def write_parts(
         parts: int8 [rows], index in :data:`~tasks.validate.rules.PARTS` or -1 for a row set aside.
         calibration: bool [rows], the rows of ``calibration``.
         reasons: reason -> int64 row numbers that are set aside for it, ascending.
+        histories: of interactions: every file but ``train`` and ``quarantine`` gets the column ``history``.
 
     Each file has the snapshot's columns after ``row`` (int64: the row's number in the snapshot); ``quarantine`` has
     ``reason`` (string) at the end.
@@ -44,7 +52,10 @@ def write_parts(
     texts, told = _joined(np.flatnonzero(parts == ASIDE), reasons), 0
     first = 0
     with ExitStack() as stack:
-        files = {name: stack.enter_context(_Part(out / f"{name}.parquet", schema)) for name in (*PARTS, "calibration")}
+        files = {
+            name: stack.enter_context(_Part(out / f"{name}.parquet", _with_history(schema, name, histories)))
+            for name in (*PARTS, "calibration")
+        }
         aside = schema.append(pa.field("reason", pa.string()))
         quarantine = stack.enter_context(_Part(out / "quarantine.parquet", aside))
         for table in progress(snapshot.row_groups(), "writing the splits", total=snapshot.row_group_count):
@@ -52,12 +63,27 @@ def write_parts(
             numbered = table.add_column(0, "row", pa.array(np.arange(first, end))).cast(schema)
             here = parts[first:end]
             for index, name in enumerate(PARTS):
-                files[name].add(_where(numbered, here == index))
-            files["calibration"].add(_where(numbered, calibration[first:end]))
+                files[name].add(_told(_where(numbered, here == index), name, histories))
+            files["calibration"].add(_told(_where(numbered, calibration[first:end]), "calibration", histories))
             left_out = _where(numbered, here == ASIDE)
             quarantine.add(left_out.append_column("reason", texts.slice(told, len(left_out))).cast(aside))
             told += len(left_out)
             first = end
+
+
+def _with_history(schema: Any, name: str, histories: Histories | None) -> Any:
+    import pyarrow as pa
+
+    if histories is None or name == "train":
+        return schema
+    return schema.append(pa.field(HISTORY, pa.list_(histories.kind)))
+
+
+def _told(table: Any, name: str, histories: Histories | None) -> Any:
+    """The rows with their history, where the file of that name has the column."""
+    if histories is None or name == "train":
+        return table
+    return table.append_column(HISTORY, histories.of(table["row"].to_numpy()))
 
 
 def _where(table: Any, mask: Mask) -> Any:

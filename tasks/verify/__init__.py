@@ -15,10 +15,9 @@ from tasks.core.manifest import Manifest
 from tasks.core.stage import StageSettings
 
 if TYPE_CHECKING:
-    import numpy as np
-    import pyarrow as pa
-
+    from tasks.core.metrics import Metric
     from tasks.verify.bootstrap import Comparison
+    from tasks.verify.evidence import Evidence
     from tasks.verify.judge import Judgement
 
 
@@ -33,89 +32,97 @@ def run(settings: StageSettings, inputs: Mapping[str, Path], out: Path) -> Manif
     """
     import pyarrow.parquet as pq
 
-    from tasks.core import devices
-    from tasks.core.scoring import score_exported
-    from tasks.core.workloads.tabular.model import load_original
-    from tasks.verify import bootstrap, judge
+    from tasks.verify import evidence as gather
 
-    own, base = settings.own, settings.base
     reports.forget_rejected(settings.artifacts, "verify")
-    rows = pq.read_table(inputs["validate"] / "test.parquet")
-    original = load_original(inputs["tune"], devices.prepare(base))
-    labels = original.preprocess.labels(rows, manifest.read(inputs["validate"]).facts["target"])
-    torch_scores = original.probabilities(rows)
-    exported = score_exported(inputs["compress"], original.preprocess, rows, base.device)
-    log.info("verify: %d test rows scored, the exported file on %s", len(labels), exported.provider)
-
-    if len(labels) == len(torch_scores) == len(exported.probabilities):
-        pq.write_table(_predictions(rows, labels, torch_scores, exported.probabilities), out / "predictions.parquet")
-    judgement, evidence = _anomaly(labels, torch_scores, exported.probabilities), None
-    if judgement is None:
-        evidence = bootstrap.compare(
-            labels, torch_scores, exported.probabilities, own.confidence, own.resamples, base.seed
-        )
-        judgement = judge.judge(evidence, own.margin, own.max_gain, own.confidence)
-    model = manifest.read(inputs["compress"]).files["model.onnx"].sha256
-    verdict = _verdict(settings, judgement, evidence, exported.provider, model)
+    found = gather.collect(settings, inputs)
+    log.info("verify: %d test rows answered, the exported file on %s", len(found.labels), found.provider)
+    if len(found.labels) == len(found.original) == len(found.shipped):
+        pq.write_table(gather.predictions(found), out / "predictions.parquet")
+    judgement, comparison, margin = _judge(settings, found)
+    verdict = _verdict(settings, judgement, comparison, found, margin)
+    verdict["model_sha256"] = manifest.read(inputs["compress"]).files["model.onnx"].sha256
     files.write_json(out / "verdict.json", verdict)
     log.info("verify: %s: %s", judgement.verdict, judgement.reason)
-    if judgement.verdict != "ACCEPT" or evidence is None:
+    if judgement.verdict != "ACCEPT" or comparison is None:
         kept = reports.publish_rejected(settings.artifacts, "verify", out)
         raise NotProven(
             "the exported model must be shown to be as good as the original",
             f"{judgement.verdict}: {judgement.reason}",
             f"read {kept / 'verdict.json'}; give more test rows, a wider verify.margin, or fewer compress.methods",
         )
-    metrics = _metrics(evidence)
+    metrics = _metrics(comparison, found.metric)
     _gather_metrics(settings.artifacts, inputs, metrics)
     roles = {"predictions.parquet": "predictions", "verdict.json": "verdict"}
     return manifest.build("verify", settings.hash, inputs, out, roles, metrics, {"verdict": judgement.verdict})
 
 
-def _predictions(rows: pa.Table, labels: np.ndarray, original: np.ndarray, shipped: np.ndarray) -> pa.Table:
-    import pyarrow as pa
+def _judge(settings: StageSettings, found: Evidence) -> tuple[Judgement, Comparison | None, float | None]:
+    """The judgement, what it rests on, and the margin in the metric's unit."""
+    from tasks.core.margins import absolute
+    from tasks.verify import bootstrap, judge
 
-    return pa.table({"row": rows["row"], "label": labels.astype("int8"), "original": original, "shipped": shipped})
+    own = settings.own
+    if anomaly := _anomaly(found):
+        return judge.Judgement("ANOMALOUS", anomaly), None, None
+    comparison = bootstrap.compare(
+        found.metric, found.labels, found.original, found.shipped, own.confidence, own.resamples, settings.base.seed
+    )
+    margin = absolute(own.margin, found.metric, comparison.original)
+    most_gain = absolute(own.max_gain, found.metric, comparison.original) * (1 if own.max_gain else _TIMES)
+    judgement = judge.judge(comparison, margin, most_gain, own.confidence, found.metric)
+    return judgement, comparison, margin
 
 
-def _anomaly(labels: np.ndarray, original: np.ndarray, shipped: np.ndarray) -> Judgement | None:
+#: A gain of so many usual margins is implausible, where params say nothing else.
+_TIMES = 10
+
+
+def _anomaly(found: Evidence) -> str:
     import numpy as np
 
-    from tasks.verify.judge import Judgement
-
-    if not len(labels) == len(original) == len(shipped):
-        counts = f"{len(labels)} labels, {len(original)} and {len(shipped)} scores"
-        return Judgement("ANOMALOUS", f"every test row needs a score of each model: {counts}")
-    if len(np.unique(labels)) < 2:
-        return Judgement("ANOMALOUS", f"test needs rows of both classes: its {len(labels)} rows have not")
-    for name, scores in (("original", original), ("exported", shipped)):
-        if not np.isfinite(scores).all():
-            return Judgement(
-                "ANOMALOUS", f"{int((~np.isfinite(scores)).sum())} scores of the {name} model are not finite"
-            )
-    return None
+    counts = (len(found.labels), len(found.original), len(found.shipped))
+    if len(set(counts)) > 1:
+        return f"every test row needs an answer of each model: {counts[0]} labels, {counts[1]} and {counts[2]} answers"
+    if found.original.shape != found.shipped.shape:
+        return f"answers must have one shape: {found.original.shape} and {found.shipped.shape}"
+    if found.metric.support(found.labels) == 0:
+        return f"{found.metric.name} has no value on the {counts[0]} rows of test: a class may be absent"
+    for name, answers in (("original", found.original), ("exported", found.shipped)):
+        if answers.dtype.kind == "f" and not np.isfinite(answers).all():
+            return f"{int((~np.isfinite(answers)).sum())} answers of the {name} model are not finite"
+    return ""
 
 
 def _verdict(
-    settings: StageSettings, judgement: Judgement, evidence: Comparison | None, provider: str, model: str
+    settings: StageSettings,
+    judgement: Judgement,
+    comparison: Comparison | None,
+    found: Evidence,
+    margin: float | None,
 ) -> dict[str, Any]:
-    own = settings.own
+    from tasks.verify import evidence as gather
+
     lines = []
-    if evidence is not None:
-        figures = {key: _finite(value) for key, value in asdict(evidence).items()}
+    if comparison is not None:
+        figures = {key: _finite(value) for key, value in asdict(comparison).items()}
         line = {key: figures[key] for key in ("original", "original_interval", "shipped", "shipped_interval", "drop")}
-        line |= {"metric": "auc", "lower": figures["lower"], "bound": figures["upper"], "margin": own.margin}
-        lines.append(line | {"n": evidence.n, "verdict": judgement.verdict, "reason": judgement.reason})
+        line |= {"metric": found.metric.name, "lower": figures["lower"], "bound": figures["upper"], "margin": margin}
+        lines.append(line | {"n": comparison.n, "verdict": judgement.verdict, "reason": judgement.reason})
     return {
         "verdict": judgement.verdict,
         "reason": judgement.reason,
         "lines": lines,
-        "confidence": own.confidence,
-        "resamples": own.resamples,
-        "method": "paired percentile bootstrap over rows, one-sided bound on the drop",
-        "provider": provider,
-        "model_sha256": model,
+        "figures": {} if comparison is None else _all_finite(gather.figures(found)),
+        "confidence": settings.own.confidence,
+        "resamples": settings.own.resamples,
+        "method": "paired percentile bootstrap over rows, one-sided bound on the loss",
+        "provider": found.provider,
     }
+
+
+def _all_finite(figures: Mapping[str, Mapping[str, float]]) -> dict[str, dict[str, Any]]:
+    return {name: {side: _finite(value) for side, value in pair.items()} for name, pair in figures.items()}
 
 
 def _finite(value: Any) -> Any:
@@ -125,13 +132,13 @@ def _finite(value: Any) -> Any:
     return value if math.isfinite(value) else None
 
 
-def _metrics(evidence: Comparison) -> dict[str, float]:
+def _metrics(comparison: Comparison, metric: Metric) -> dict[str, float]:
     return {
-        "verify.original_auc": evidence.original,
-        "verify.shipped_auc": evidence.shipped,
-        "verify.auc_drop": evidence.drop,
-        "verify.auc_drop_bound": evidence.upper,
-        "verify.rows": evidence.n,
+        f"verify.original_{metric.name}": comparison.original,
+        f"verify.shipped_{metric.name}": comparison.shipped,
+        f"verify.{metric.name}_drop": comparison.drop,
+        f"verify.{metric.name}_drop_bound": comparison.upper,
+        "verify.rows": comparison.n,
     }
 
 

@@ -1,4 +1,4 @@
-"""Paired bootstrap of a drop in AUC: the same resampled rows score both models."""
+"""Paired bootstrap of a metric's loss: the same resampled rows score both models."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from tasks.core.log import progress
-from tasks.core.metrics import Auc
+from tasks.core.metrics import Metric
 
 
 @dataclass(frozen=True)
@@ -15,15 +15,15 @@ class Comparison:
     """Two models on the same rows.
 
     Attributes:
-        original: AUC of the original.
+        original: the metric of the original.
         original_interval: its two-sided percentile interval.
-        shipped: AUC of the candidate.
+        shipped: the metric of the candidate.
         shipped_interval: its two-sided percentile interval.
-        drop: original minus shipped; positive is a loss.
+        drop: how much worse the candidate is, whichever way the metric points; positive is a loss.
         lower: one-sided lower confidence bound of the drop.
         upper: one-sided upper confidence bound of the drop.
         n: rows.
-        rarest: rows of the rarer class.
+        rarest: rows of the rarest thing that the metric counts.
     """
 
     original: float
@@ -38,14 +38,21 @@ class Comparison:
 
 
 def compare(
-    labels: np.ndarray, original: np.ndarray, shipped: np.ndarray, confidence: float, resamples: int, seed: int
+    metric: Metric,
+    labels: np.ndarray,
+    original: np.ndarray,
+    shipped: np.ndarray,
+    confidence: float,
+    resamples: int,
+    seed: int,
 ) -> Comparison:
     """Percentile bootstrap (Efron and Tibshirani, 1993, chapter 13) over rows, paired.
 
     Args:
-        labels: [n], 0 or 1.
-        original: scores of the original, [n].
-        shipped: scores of the candidate, [n].
+        metric: what is compared.
+        labels: [n], as the metric takes them.
+        original: answers of the original, [n, ...].
+        shipped: answers of the candidate, [n, ...].
         confidence: of each one-sided bound, and of the two-sided intervals.
         resamples: bootstrap resamples.
         seed: of the resampling.
@@ -54,24 +61,33 @@ def compare(
         ValueError: if shapes differ or a score is not finite.
     """
     count = len(labels)
-    first, second = Auc(labels, original), Auc(labels, shipped)
+    first, second = metric.prepare(labels, original), metric.prepare(labels, shipped)
     generator = np.random.default_rng(seed)
     draws = np.empty((resamples, 2))
     for index in progress(range(resamples), "bootstrap", resamples):
         weights = np.bincount(generator.integers(0, count, count), minlength=count)
         draws[index] = first(weights), second(weights)
-    drops = draws[:, 0] - draws[:, 1]
+    drops = (draws[:, 0] - draws[:, 1]) * (1 if metric.higher_is_better else -1)
     tail = (1 - confidence) / 2
-    intervals = np.nanquantile(draws, [tail, 1 - tail], axis=0)
-    lower, upper = np.nanquantile(drops, [1 - confidence, confidence])
+    intervals = _quantiles(draws, [tail, 1 - tail])
+    lower, upper = _quantiles(drops, [1 - confidence, confidence])
+    figures = first(None), second(None)
     return Comparison(
-        first(),
+        figures[0],
         (float(intervals[0, 0]), float(intervals[1, 0])),
-        second(),
+        figures[1],
         (float(intervals[0, 1]), float(intervals[1, 1])),
-        first() - second(),
+        metric.loss(*figures),
         float(lower),
         float(upper),
         count,
-        int(min((labels == 1).sum(), (labels == 0).sum())),
+        metric.support(labels),
     )
+
+
+def _quantiles(draws: np.ndarray, levels: list[float]) -> np.ndarray:
+    """Quantiles over the resamples in which the metric is defined; NaN where it never is."""
+    defined = np.isfinite(draws).reshape(len(draws), -1).all(axis=1)
+    if not defined.any():
+        return np.full((len(levels), *draws.shape[1:]), np.nan)
+    return np.asarray(np.quantile(draws[defined], levels, axis=0))

@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
+from tasks.core.metrics import Metric
 from tasks.verify.bootstrap import Comparison
 
 Word = Literal["ACCEPT", "REGRESSION", "INCONCLUSIVE", "ANOMALOUS"]
@@ -19,39 +20,60 @@ class Judgement:
     reason: str
 
 
-def judge(evidence: Comparison, margin: float, max_gain: float, confidence: float = 0.95) -> Judgement:
+def judge(evidence: Comparison, margin: float, max_gain: float, confidence: float, metric: Metric) -> Judgement:
     """Non-inferiority of the candidate: accepted if the upper bound of its drop lies within the margin.
 
-    A bootstrap cannot show a loss that its few rows happen not to contain. So the rarer class must have rows enough
-    that a loss of ``margin`` would have been met with the wanted confidence: ``(1 - margin) ** rows <= 1 - confidence``
-    (the rule of three; Hanley and Lippman-Hand, JAMA 1983).
+    A bootstrap cannot show a loss that its few rows happen not to contain. So what the metric counts must have rows
+    enough that a loss of ``margin`` would have been met with the wanted confidence: ``(1 - margin) ** rows <=
+    1 - confidence`` (the rule of three; Hanley and Lippman-Hand, JAMA 1983). For a metric with a unit, the margin
+    there is its share of the original's figure.
 
     Args:
         evidence: the comparison on test.
-        margin: largest acceptable drop.
+        margin: largest acceptable drop, in the metric's unit.
         max_gain: a larger gain than this is implausible.
         confidence: of the bounds in ``evidence``.
+        metric: what was compared.
     """
-    numbers = (evidence.original, evidence.shipped, evidence.drop, evidence.lower, evidence.upper)
-    if not all(math.isfinite(number) for number in numbers):
-        return Judgement("ANOMALOUS", "a figure is not finite: one class may be absent from test")
-    if -evidence.drop > max_gain:
-        return Judgement("ANOMALOUS", f"AUC rises by {-evidence.drop:.5f}, which no compression explains")
-    least = math.ceil(math.log(1 - confidence) / math.log1p(-margin)) if margin < 1 else 1
-    if evidence.upper <= margin and evidence.rarest < least:
-        found = f"{evidence.rarest} test rows of the rarer class"
-        return Judgement("INCONCLUSIVE", f"a loss of {margin} could go unseen in {found}; at least {least} are needed")
+    anomaly = _anomaly(evidence, margin, max_gain, metric.name)
+    if anomaly:
+        return Judgement("ANOMALOUS", anomaly)
+    said = f"{margin:.6g}"
+    if margin <= 0:
+        return Judgement("INCONCLUSIVE", f"nothing lies within a margin of {said}: give verify.margin as a number")
+    what = f"the {'drop in' if metric.higher_is_better else 'rise of'} {metric.name}"
     if evidence.upper <= margin:
-        return Judgement("ACCEPT", f"the drop is at most {evidence.upper:.5f}, within the margin of {margin}")
+        least = _least_rows(margin if metric.bounded else _share(margin, evidence.original), confidence)
+        if evidence.rarest >= least:
+            return Judgement("ACCEPT", f"{what} is at most {evidence.upper:.5g}, within the margin of {said}")
+        found = f"{evidence.rarest} test rows of the rarest thing that {metric.name} counts"
+        return Judgement("INCONCLUSIVE", f"a loss of {said} could go unseen in {found}; at least {least} are needed")
     if evidence.lower > margin:
-        return Judgement("REGRESSION", f"the drop is at least {evidence.lower:.5f}, beyond the margin of {margin}")
-    return Judgement("INCONCLUSIVE", _how_many_rows(evidence, margin))
+        return Judgement("REGRESSION", f"{what} is at least {evidence.lower:.5g}, beyond the margin of {said}")
+    return Judgement("INCONCLUSIVE", _how_many_rows(evidence, margin, what))
 
 
-def _how_many_rows(evidence: Comparison, margin: float) -> str:
+def _anomaly(evidence: Comparison, margin: float, max_gain: float, name: str) -> str:
+    numbers = (evidence.original, evidence.shipped, evidence.drop, evidence.lower, evidence.upper, margin, max_gain)
+    if not all(math.isfinite(number) for number in numbers):
+        return f"a figure of {name} is not finite: test may lack what it counts, such as a class"
+    if -evidence.drop > max_gain:
+        return f"{name} gets better by {-evidence.drop:.5g}, which no compression explains"
+    return ""
+
+
+def _share(margin: float, figure: float) -> float:
+    return margin / abs(figure) if figure else math.inf
+
+
+def _least_rows(share: float, confidence: float) -> int:
+    return math.ceil(math.log(1 - confidence) / math.log1p(-share)) if share < 1 else 1
+
+
+def _how_many_rows(evidence: Comparison, margin: float, what: str) -> str:
     """The bound's distance from the drop shrinks with the root of n: solve for the n that brings it to the margin."""
-    said = f"the drop may be up to {evidence.upper:.5f}, beyond the margin of {margin}"
+    said = f"{what} may be up to {evidence.upper:.5g}, beyond the margin of {margin:.6g}"
     if evidence.drop >= margin:
-        return f"{said}; the observed drop of {evidence.drop:.5f} is no smaller, so more rows would hardly help"
+        return f"{said}; the observed one of {evidence.drop:.5g} is no smaller, so more rows would hardly help"
     needed = math.ceil(evidence.n * ((evidence.upper - evidence.drop) / (margin - evidence.drop)) ** 2)
     return f"{said}; about {needed} test rows would decide, {evidence.n} were given"

@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from tasks.core.workloads.tabular.preprocess import Preprocess
+from tasks.core.workloads.tabular.encoder import TabularEncoder
 
 
 @dataclass(frozen=True)
@@ -36,10 +35,6 @@ class Architecture:
     feature_dropout: float
     number_dim: int
     category_dim: int
-
-    def as_dict(self) -> dict[str, Any]:
-        """Plain values, for a checkpoint's spec."""
-        return asdict(self)
 
 
 class NumberEmbedding(nn.Module):
@@ -75,26 +70,24 @@ class NumberEmbedding(nn.Module):
 
 
 class TabularNetwork(nn.Module):
-    """(float32 [rows, numbers], int64 [rows, categories]) -> logits of the positive class, float32 [rows]."""
+    """(float32 [rows, numbers], int64 [rows, categories]) -> logits, float32 [rows, encoder.width]."""
 
-    def __init__(self, preprocess: Preprocess, architecture: Architecture) -> None:
+    def __init__(self, encoder: TabularEncoder, architecture: Architecture) -> None:
         super().__init__()
         shape = architecture
         self.numbers = (
-            NumberEmbedding([column.edges for column in preprocess.numbers], shape.number_dim)
-            if preprocess.numbers
-            else None
+            NumberEmbedding([column.edges for column in encoder.numbers], shape.number_dim) if encoder.numbers else None
         )
-        self.categories = nn.Embedding(preprocess.offsets[-1], shape.category_dim) if preprocess.categories else None
+        self.categories = nn.Embedding(encoder.offsets[-1], shape.category_dim) if encoder.categories else None
         if self.categories is not None:
             nn.init.normal_(self.categories.weight, std=0.05)
-        width = len(preprocess.numbers) * shape.number_dim + len(preprocess.categories) * shape.category_dim
+        width = len(encoder.numbers) * shape.number_dim + len(encoder.categories) * shape.category_dim
         self.drop_columns = nn.Dropout1d(shape.feature_dropout)
         layers: list[nn.Module] = []
         for _ in range(shape.layers):
             layers += [nn.Linear(width, shape.hidden), nn.ReLU(), nn.Dropout(shape.dropout)]
             width = shape.hidden
-        self.mlp = nn.Sequential(*layers, nn.Linear(width, 1))
+        self.mlp = nn.Sequential(*layers, nn.Linear(width, encoder.width))
 
     def forward(self, numbers: Tensor, codes: Tensor) -> Tensor:
         parts = []
@@ -102,5 +95,20 @@ class TabularNetwork(nn.Module):
             parts.append(self.drop_columns(self.numbers(numbers)).flatten(1))
         if self.categories is not None:
             parts.append(self.drop_columns(self.categories(codes)).flatten(1))
-        logits: Tensor = self.mlp(torch.cat(parts, dim=1)).squeeze(1)
+        logits: Tensor = self.mlp(torch.cat(parts, dim=1))
         return logits
+
+
+class Head(nn.Module):
+    """Logits -> (answer,): probability [rows, 1], probabilities [rows, classes], or value [rows, 1]."""
+
+    def __init__(self, encoder: TabularEncoder) -> None:
+        super().__init__()
+        self.task, self.center, self.scale = encoder.task, encoder.center, encoder.scale
+
+    def forward(self, logits: Tensor, *_inputs: Tensor) -> tuple[Tensor]:
+        if self.task == "binary":
+            return (torch.sigmoid(logits),)
+        if self.task == "multiclass":
+            return (torch.softmax(logits, dim=1),)
+        return (logits * self.scale + self.center,)

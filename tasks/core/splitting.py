@@ -1,0 +1,109 @@
+"""How a params file says which rows are for training, for choosing, for the test, and for later."""
+
+from __future__ import annotations
+
+from datetime import UTC, date, datetime, time
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from tasks.core.sections import Section
+
+
+def moment(value: date | datetime) -> datetime:
+    """A date or datetime of a settings file as a moment in UTC: a date is its midnight, no zone means UTC."""
+    if not isinstance(value, datetime):
+        return datetime.combine(value, time(), UTC)
+    return value.astimezone(UTC) if value.tzinfo else value.replace(tzinfo=UTC)
+
+
+class TimeSplit(Section):
+    """Rows in order of time: train before validation before test before fresh."""
+
+    by: Literal["time"]
+    """Names this way to split."""
+    column: str
+    """Timestamp or date column."""
+    validation_from: date | datetime
+    """First moment of the validation rows; earlier rows are for training."""
+    test_from: date | datetime
+    """First moment of the test rows."""
+    fresh_from: date | datetime | None = None
+    """First moment of the rows that no stage reads: they are kept for retraining."""
+
+    @property
+    def boundaries(self) -> list[datetime]:
+        """First moments of validation, test and (if there is one) fresh, in UTC."""
+        given = (self.validation_from, self.test_from, self.fresh_from)
+        return [moment(value) for value in given if value is not None]
+
+    @model_validator(mode="after")
+    def _ordered(self) -> TimeSplit:
+        moments = self.boundaries
+        if moments != sorted(set(moments)):
+            raise ValueError("validation_from < test_from < fresh_from must hold")
+        return self
+
+
+class Shares(Section):
+    """Shares of rows; what they leave is for training."""
+
+    validation: Annotated[float, Field(gt=0, lt=1)] = 0.15
+    """Share of rows for validation."""
+    test: Annotated[float, Field(gt=0, lt=1)] = 0.15
+    """Share of rows for the test."""
+
+    @model_validator(mode="after")
+    def _leaves_train(self) -> Shares:
+        if self.validation + self.test >= 1:
+            raise ValueError("validation + test must leave rows for training")
+        return self
+
+
+class RandomSplit(Shares):
+    """Rows at random, seeded by base.seed."""
+
+    by: Literal["random"]
+    """Names this way to split."""
+
+
+class StratifiedSplit(Shares):
+    """Rows at random within each class of the target."""
+
+    by: Literal["stratified"]
+    """Names this way to split."""
+
+
+class GroupSplit(Shares):
+    """Whole groups at random: no group is in two splits."""
+
+    by: Literal["group"]
+    """Names this way to split."""
+    column: str
+    """Column that names the group."""
+
+
+class PredefinedSplit(Section):
+    """A column that says train, validation, test or fresh."""
+
+    by: Literal["predefined"]
+    """Names this way to split."""
+    column: str
+    """Column with the split's name."""
+    validation: Annotated[float, Field(gt=0, lt=1)] | None = None
+    """Share of the train rows that become validation, within each class, where the column names none."""
+    group: str | None = None
+    """Column that names a group, which must not be in two splits."""
+
+
+class LeaveLastSplit(Section):
+    """Interactions: each user's last one is for the test, the one before it for validation (ties by seed)."""
+
+    by: Literal["leave_last"]
+    """Names this way to split."""
+
+
+Split = Annotated[
+    TimeSplit | RandomSplit | StratifiedSplit | GroupSplit | PredefinedSplit | LeaveLastSplit,
+    Field(discriminator="by"),
+]
