@@ -18,7 +18,8 @@ import pyarrow.parquet as pq
 from sklearn.ensemble import HistGradientBoostingClassifier
 
 from tasks.core.metrics import auc
-from tasks.core.workloads.tabular.preprocess import Preprocess
+from tasks.core.original import load_encoder
+from tasks.core.workloads.tabular.encoder import TabularEncoder
 
 _MOST_CATEGORIES = 254
 _SETTINGS = {"defaults": {}, "300 trees, rate 0.05": {"max_iter": 300, "learning_rate": 0.05}}
@@ -32,12 +33,12 @@ def frequency_codes(train: np.ndarray, values: np.ndarray) -> np.ndarray:
     return np.array([rank.get(value, np.nan) for value in values.tolist()])
 
 
-def features(preprocess: Preprocess, train: pa.Table, table: pa.Table) -> tuple[np.ndarray, list[bool]]:
+def features(encoder: TabularEncoder, train: pa.Table, table: pa.Table) -> tuple[np.ndarray, list[bool]]:
     """The model's own columns as one float64 array [rows, columns], and which of them are categories."""
-    given, learnt = preprocess.raw_inputs(table), preprocess.raw_inputs(train)
-    columns = [given[column.name][:, 0].astype(np.float64) for column in preprocess.numbers]
+    given, learnt = encoder.raw_inputs(table), encoder.raw_inputs(train)
+    columns = [given[column.name][:, 0].astype(np.float64) for column in encoder.numbers]
     native = [False] * len(columns)
-    for column in preprocess.categories:
+    for column in encoder.categories:
         known = learnt[column.name][:, 0]
         columns.append(frequency_codes(known, given[column.name][:, 0]))
         native.append(len(np.unique(known)) <= _MOST_CATEGORIES)
@@ -51,12 +52,11 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     options = parser.parse_args()
     splits = options.artifacts / "validate"
-    target = json.loads((splits / "manifest.json").read_text())["facts"]["target"]
-    preprocess = Preprocess.load(options.artifacts / "tune" / "preprocess.json")
+    encoder = load_encoder(options.artifacts / "tune")
     train, test = (pq.read_table(splits / f"{name}.parquet") for name in ("train", "test"))
-    x_train, native = features(preprocess, train, train)
-    x_test, _ = features(preprocess, train, test)
-    y_train, y_test = (preprocess.labels(table, target) for table in (train, test))
+    x_train, native = features(encoder, train, train)
+    x_test, _ = features(encoder, train, test)
+    y_train, y_test = (encoder.labels(table) for table in (train, test))
 
     line = json.loads((options.artifacts / "verify" / "verdict.json").read_text())["lines"][0]
     print("| model | AUC on test | interval or seeds |\n|---|---|---|")

@@ -78,8 +78,8 @@ class Predictor:
         size = batch or max(1, min(_MOST_ROWS, _MOST_BYTES * rows // max(1, sum(a.nbytes for a in tensors.values()))))
         names = [tensor.name for tensor in self.signature.outputs]
         # Some kernels of onnxruntime divide by the number of rows, and end the process when it is zero.
-        parts = [self.signature.empty_outputs()] + [
+        parts = [
             self._session.run(names, {name: array[start : start + size] for name, array in tensors.items()})
             for start in range(0, rows, size)
-        ]
+        ] or [self.signature.empty_outputs()]
         return {name: np.concatenate(arrays) for name, arrays in zip(names, zip(*parts, strict=True), strict=True)}

@@ -19,7 +19,10 @@ _NUMPY: Mapping[str, Any] = {
     "FP32": np.float32, "FP64": np.float64, "BYTES": np.object_,
 }  # fmt: skip
 #: An absent value, by datatype: what stands for it in the tensor.
-MISSING: Mapping[str, Any] = {"FP32": float("nan"), "INT64": int(np.iinfo(np.int64).min), "BYTES": ""}
+MISSING: Mapping[str, Any] = dict.fromkeys(("FP16", "FP32", "FP64"), float("nan")) | {
+    "INT64": int(np.iinfo(np.int64).min),
+    "BYTES": "",
+}
 
 #: Format of an INT64 that is a moment: microseconds since 1970 in UTC; ISO 8601 texts are converted.
 TIMESTAMP = "timestamp"
@@ -53,7 +56,7 @@ class Tensor:
     @property
     def is_column(self) -> bool:
         """Whether a row has a single value of it."""
-        return self.shape == (-1, 1)
+        return self.shape in ((-1, 1), (-1,))
 
 
 @dataclass(frozen=True)
@@ -136,7 +139,8 @@ def _as_input(array: np.ndarray, tensor: Tensor) -> np.ndarray:
         return _array(array, tensor)
     if tensor.format == TIMESTAMP and array.dtype.kind in "OUSM":
         array = _microseconds(array)
-    return _column(array, tensor.datatype)
+    column = _column(array, tensor.datatype)
+    return column[:, 0] if tensor.shape == (-1,) else column
 
 
 def _array(array: np.ndarray, tensor: Tensor) -> np.ndarray:

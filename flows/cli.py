@@ -77,20 +77,20 @@ def run(
 @app.command()
 def predict(
     bundle: Annotated[Path, typer.Argument(help="Folder of a bundle.")],
-    rows: Annotated[Path, typer.Argument(help="CSV file with a header.")],
+    rows: Annotated[Path, typer.Argument(help="CSV file with a header, or .npz of arrays.")],
     out: Annotated[Path | None, typer.Option("--out", help="CSV file to write (default: standard output).")] = None,
     device: Annotated[str, typer.Option(help="cpu, cuda or auto.")] = "cpu",
 ) -> None:
-    """Predict the rows of a CSV file with a bundle, after checking the bundle's hashes."""
+    """Predict rows with a bundle, after checking its hashes."""
     from deploy.predictor import Predictor
-    from deploy.rows import read_csv, write_csv
+    from deploy.rows import read, write_csv
     from tasks.core.files import machine_errors
 
     if out is not None and not out.parent.is_dir():
         raise UsageError("--out names a file in a folder that exists", f"{out.parent} does not", f"mkdir {out.parent}")
     with machine_errors(out.parent if out else Path.cwd()):
         predictor = Predictor.load(bundle, device)
-        outputs = predictor.predict(read_csv(rows, predictor.signature))
+        outputs = predictor.predict(read(rows, predictor.signature))
         with TemporaryDirectory(dir=out.parent if out else None, prefix=".assay-") as folder:
             path = Path(folder, "outputs.csv")
             write_csv(path, outputs)

@@ -7,6 +7,7 @@ user, so that plain ``dvc repro x/dvc.yaml`` works as well.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
@@ -71,7 +72,7 @@ def inspect(params: Path) -> Pipeline:
     _check_artifacts_dir(params, settings, repo)
     dvc_yaml = _home(params)
     if dvc_yaml.is_file() and not _is_ours(dvc_yaml):
-        _check_foreign(dvc_yaml, params)
+        _check_foreign(dvc_yaml, params, _model_files(params, settings))
     return Pipeline(params, settings, repo, dvc_yaml)
 
 
@@ -83,7 +84,7 @@ def prepare(params: Path) -> Pipeline:
         _keep_out_of_git(pipeline.artifacts)
     if dvc_yaml.is_file() and not _is_ours(dvc_yaml):
         return pipeline
-    text = _MARK + template.text(pipeline.params, dvc_yaml)
+    text = _MARK + template.text(pipeline.params, dvc_yaml, _model_files(pipeline.params, pipeline.settings))
     if not dvc_yaml.is_file() or dvc_yaml.read_text(encoding="utf-8") != text:
         with files.machine_errors(dvc_yaml.parent):
             dvc_yaml.parent.mkdir(exist_ok=True)
@@ -186,8 +187,28 @@ def _is_ours(dvc_yaml: Path) -> bool:
     return dvc_yaml.read_bytes().startswith(_MARK.encode())
 
 
-def _check_foreign(dvc_yaml: Path, params: Path) -> None:
-    """A hand-written pipeline is used as it is, if it is one for ``params.yaml`` and whole."""
+def _model_files(params: Path, settings: Params) -> list[str]:
+    """What `tune` reads of a model that the user brings, relative to the params file's folder.
+
+    Raises:
+        UsageError: if it is not there.
+        IntegrityError: if it is no ONNX file.
+    """
+    given = settings.tune.start_from
+    if given is None:
+        return []
+    path = params.parent / given
+    if not path.is_file():
+        raise UsageError("tune.start_from must name a file", f"{path} does not exist", "correct the path")
+    if path.suffix != ".onnx":
+        return [given]
+    from tasks.core.brought import door
+
+    return [given, *((Path(given).parent / name).as_posix() for name in door.external_files(door.read(path)))]
+
+
+def _check_foreign(dvc_yaml: Path, params: Path, model_files: Sequence[str]) -> None:
+    """A hand-written pipeline is used as it is, if it is one for ``params.yaml``, whole, and watches the model."""
     stages = (read_yaml(dvc_yaml, "a pipeline", "write one") or {}).get("stages") or {}
     missing = [stage for stage in STAGES if stage not in stages]
     if params.name != "params.yaml" or missing:
@@ -195,4 +216,13 @@ def _check_foreign(dvc_yaml: Path, params: Path) -> None:
             f"{dvc_yaml} is where the pipeline of {params.name} belongs",
             "another pipeline is there" + (f", without {', '.join(missing)}" if missing else ""),
             f"rename {params.name} (not to params.yaml), or move that pipeline",
+        )
+    deps = {str(dep).replace("${tune.start_from}", next(iter(model_files), "")) for dep in stages["tune"].get("deps", [])}
+    if unwatched := [name for name in model_files if name not in deps]:
+        lines = ", ".join(f"`- {name}`" for name in unwatched)
+        raise UsageError(
+            "DVC must watch the model of tune.start_from, or `tune` would not run again when it changes",
+            f"{dvc_yaml} is written by hand, and its stage tune does not depend on {', '.join(unwatched)}",
+            f"add {lines} to the deps of tune there; or keep these settings in another params file, such as "
+            "brought.yaml, whose pipeline is written for you",
         )

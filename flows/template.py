@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -16,23 +16,24 @@ TEMPLATE = Path(__file__).resolve().parents[1] / "dvc.yaml"
 _ARTIFACTS = "${base.artifacts_dir}"
 
 
-def text(params: Path, dvc_yaml: Path) -> str:
-    """The pipeline of ``params``, to be stored as ``dvc_yaml``, as YAML."""
+def text(params: Path, dvc_yaml: Path, model_files: Sequence[str] = ()) -> str:
+    """The pipeline of ``params``, to be stored as ``dvc_yaml``, as YAML; for ``model_files`` see :func:`derive`."""
     from ruamel.yaml import YAML
 
     template = read_yaml(TEMPLATE, "Assay's own pipeline", "install Assay from a clone: `pip install -e .`")
     yaml = YAML()
     yaml.width = 4096
     stream = StringIO()
-    yaml.dump(derive(template, params, dvc_yaml), stream)
+    yaml.dump(derive(template, params, dvc_yaml, model_files), stream)
     return stream.getvalue()
 
 
-def derive(template: Any, params: Path, dvc_yaml: Path) -> dict[str, Any]:
+def derive(template: Any, params: Path, dvc_yaml: Path, model_files: Sequence[str] = ()) -> dict[str, Any]:
     """The pipeline of ``params``, to be stored as ``dvc_yaml``, made from the project's own (a parsed ``dvc.yaml``).
 
     Stages work in the params file's folder; what is code is looked up where Assay's code lies; plots and artifacts
-    are relative to ``dvc_yaml`` itself, as DVC wants them.
+    are relative to ``dvc_yaml`` itself, as DVC wants them. ``model_files``, relative to the params file's folder, are
+    what `tune` reads of a model that the user brings.
     """
     root, home = params.parent, dvc_yaml.parent
     beside = root == home
@@ -41,6 +42,7 @@ def derive(template: Any, params: Path, dvc_yaml: Path) -> dict[str, Any]:
         name: ({} if beside else {"wdir": _relative(root, home)}) | _stage(stage, params, beside)
         for name, stage in template["stages"].items()
     }
+    document["stages"]["tune"]["deps"] += list(model_files)
 
     def from_home(text: str) -> str:
         return text.replace(_ARTIFACTS, Path(_relative(root, home), _ARTIFACTS).as_posix())

@@ -18,7 +18,7 @@ import pytest
 from deploy import bundle, score
 from deploy.errors import DataRejected, IntegrityError, MachineError, UsageError
 from deploy.predictor import Predictor
-from deploy.rows import read_csv, read_npz, write_csv
+from deploy.rows import read, read_csv, read_npz, write_csv
 from deploy.runtime import open_session, provider
 from deploy.signature import MISSING, Signature, Tensor
 
@@ -400,3 +400,77 @@ def test_serving_loads_numpy_and_onnxruntime_only(folder: Path) -> None:
     done = subprocess.run([sys.executable, "-c", code, folder], capture_output=True, text=True, check=True)
     foreign = {"torch", "pandas", "pyarrow", "onnx", "pydantic", "optuna", "prefect", "dvc", "tasks", "flows"}
     assert not foreign & set(done.stdout.split())
+
+
+HISTORY = Signature(
+    (Tensor("user", "BYTES", (-1, 1)), Tensor("history", "BYTES", (-1, -1))), (Tensor("items", "BYTES", (-1, 3)),)
+)
+
+
+def test_a_list_in_a_cell_is_padded_to_the_longest(tmp_path: Path) -> None:
+    (tmp_path / "rows.csv").write_text('user,history\na,"[""x"", ""y""]"\nb,\nc,"[""z""]"\n')
+    found = HISTORY.tensors(read(tmp_path / "rows.csv", HISTORY))
+    assert found["history"].tolist() == [["x", "y"], ["", ""], ["z", ""]]
+
+
+@pytest.mark.parametrize("cell", ["x", "{}", '"[""x"""', "3"])
+def test_a_cell_that_is_no_list_is_rejected(tmp_path: Path, cell: str) -> None:
+    (tmp_path / "rows.csv").write_text(f"user,history\na,{cell}\n")
+    with pytest.raises(DataRejected, match="history must be a JSON list"):
+        read(tmp_path / "rows.csv", HISTORY)
+
+
+IMAGE = Signature((Tensor("x", "UINT8", (-1, 2, 3)),), (Tensor("probability", "FP32", (-1, 1)),))
+
+
+def test_arrays_come_from_npz(tmp_path: Path) -> None:
+    images = np.arange(24).reshape(4, 2, 3)
+    np.savez(tmp_path / "rows.npz", x=images)
+    found = IMAGE.tensors(read(tmp_path / "rows.npz", IMAGE))["x"]
+    assert found.dtype == np.uint8
+    assert (found == images).all()
+
+
+@pytest.mark.parametrize(
+    ("images", "said"),
+    [
+        (np.zeros((4, 3, 2)), r"shape \[any, 2, 3\] expected, got \[4, 3, 2\]"),
+        (np.full((4, 2, 3), 256), "out of range"),
+        (np.full((4, 2, 3), 0.5), "fractions"),
+        (np.full((4, 2, 3), "a"), "got <U1"),
+    ],
+)
+def test_an_array_that_does_not_fit_is_rejected(images: np.ndarray, said: str) -> None:
+    with pytest.raises(DataRejected, match=said):
+        IMAGE.tensors({"x": images})
+
+
+def test_a_broken_or_pickled_npz_is_rejected(tmp_path: Path) -> None:
+    np.savez(tmp_path / "objects.npz", x=np.array([{}], dtype=object))
+    (tmp_path / "broken.npz").write_bytes(b"PK\x03\x04 no more")
+    for name in ("objects", "broken"):
+        with pytest.raises(DataRejected, match="without Python objects"):
+            read(tmp_path / f"{name}.npz", IMAGE)
+    with pytest.raises(UsageError):
+        read(tmp_path / "absent.npz", IMAGE)
+
+
+@pytest.mark.parametrize(
+    ("text", "microseconds"),
+    [
+        ("1970-01-01T00:00:01+00:00", 10**6),
+        ("1970-01-01", 0),
+        ("1969-12-31T23:59:59", -(10**6)),
+        ("1970-01-01T02:00:00+02:00", 0),
+        ("", np.iinfo(np.int64).min),
+    ],
+)
+def test_a_moment_is_text_or_microseconds(text: str, microseconds: int) -> None:
+    signature = Signature((Tensor("t", "INT64", (-1, 1), format="timestamp"),), IMAGE.outputs)
+    for values in (np.array([text]), np.array([microseconds])):
+        assert signature.tensors({"t": values})["t"].tolist() == [[microseconds]]
+    if text:
+        moment = np.array([np.datetime64(microseconds, "us")])
+        assert signature.tensors({"t": moment})["t"].tolist() == [[microseconds]]
+    with pytest.raises(DataRejected, match="t: INT64 expected"):
+        signature.tensors({"t": np.array(["yesterday"])})

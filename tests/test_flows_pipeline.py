@@ -2,7 +2,9 @@
 
 from pathlib import Path
 
+import brought_world
 import fake_pipeline
+import onnx
 import pytest
 from ruamel.yaml import YAML
 
@@ -178,3 +180,45 @@ def test_a_glob_as_source_is_answered_with_the_way_that_dvc_can_watch(root):
     with pytest.raises(UsageError, match="not a glob") as caught:
         pipeline.prepare(write(root / "params.yaml", text))
     assert "ingest.pattern" in caught.value.way_out
+
+
+BROUGHT = PARAMS.replace("tune: {", "tune: {start_from: models/net.onnx, ").replace(", }", "}")
+
+
+def brought(root: Path, name: str) -> Path:
+    (root / "models").mkdir(exist_ok=True)
+    brought_world.save(brought_world.network(), root / "models" / "net.onnx")
+    return write(root / name, BROUGHT)
+
+
+def test_dvc_watches_a_model_that_is_brought(root):
+    assert BROUGHT != PARAMS
+    written = pipeline.prepare(brought(root, "churn.yaml")).dvc_yaml
+    assert stages(written)["tune"]["deps"][-1] == "models/net.onnx"
+
+
+def test_dvc_watches_the_external_data_of_an_onnx_file(root):
+    params = brought(root, "churn.yaml")
+    onnx.save(
+        brought_world.network(), root / "models" / "net.onnx", save_as_external_data=True, location="net.data",
+        size_threshold=64,
+    )  # fmt: skip
+    written = pipeline.prepare(params).dvc_yaml
+    assert stages(written)["tune"]["deps"][-2:] == ["models/net.onnx", "models/net.data"]
+
+
+def test_a_pipeline_by_hand_must_watch_it_too(root):
+    params = brought(root, "params.yaml")
+    by_hand = TEMPLATE.read_text()
+    (root / "dvc.yaml").write_text(by_hand)
+    with pytest.raises(UsageError, match="DVC must watch the model") as caught:
+        pipeline.prepare(params)
+    assert "add `- models/net.onnx` to the deps of tune there" in caught.value.way_out
+    for watched in ("models/net.onnx", "${tune.start_from}"):
+        (root / "dvc.yaml").write_text(by_hand.replace("      - tasks/tune\n", f"      - tasks/tune\n      - {watched}\n"))
+        pipeline.prepare(params)
+
+
+def test_a_model_that_is_not_there_is_missed_before_any_stage_runs(root):
+    with pytest.raises(UsageError, match="tune.start_from must name a file"):
+        pipeline.prepare(write(root / "churn.yaml", BROUGHT))

@@ -14,9 +14,9 @@ from pydantic import TypeAdapter
 from validate_world import START, days
 
 from tasks.core.splitting import Split
-from tasks.validate.rules import Target
 from tasks.validate.snapshot import Snapshot
 from tasks.validate.splits import ASIDE, TEST, TRAIN, VALIDATION, assign, draw_calibration
+from tasks.validate.target import Target
 
 FRESH = 3
 ROWS = 1000

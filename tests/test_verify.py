@@ -18,11 +18,13 @@ import worlds
 
 from tasks.core import files, manifest, scoring
 from tasks.core.errors import IntegrityError, MachineError, NotProven
-from tasks.core.metrics import auc
+from tasks.core.metrics import auc, find
 from tasks.core.original import load_encoder
 from tasks.core.stage import run_stage
 from tasks.verify.bootstrap import Comparison, compare
 from tasks.verify.judge import judge
+
+AUC = find("auc", "binary")
 
 
 def models(count: int, noise: float, loss: float = 0.0, seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -36,40 +38,40 @@ def models(count: int, noise: float, loss: float = 0.0, seed: int = 0) -> tuple[
 
 def test_equal_scores_have_no_drop_and_are_accepted() -> None:
     labels, original, _ = models(500, 0)
-    found = compare(labels, original, original.copy(), 0.95, 200, 0)
+    found = compare(AUC, labels, original, original.copy(), 0.95, 200, 0)
     assert (found.drop, found.lower, found.upper) == (0, 0, 0)
     assert found.original == found.shipped == pytest.approx(auc(labels, original))
     assert found.n == 500
     assert found.rarest == min((labels == 1).sum(), (labels == 0).sum())
-    assert judge(found, 0.05, 0.01).verdict == "ACCEPT"
+    assert judge(found, 0.05, 0.01, 0.95, AUC).verdict == "ACCEPT"
 
 
 @pytest.mark.parametrize("count", [4, 40, 500])
 def test_too_few_rows_of_a_class_to_meet_a_loss_prove_nothing(count: int) -> None:
     """Even where every resample agrees: the rows that would differ may simply not be among so few."""
     labels, original, _ = models(count, 0)
-    found = judge(compare(labels, original, original.copy(), 0.95, 200, 0), 0.002, 0.01)
+    found = judge(compare(AUC, labels, original, original.copy(), 0.95, 200, 0), 0.002, 0.01, 0.95, AUC)
     assert found.verdict == "INCONCLUSIVE"
     assert "at least 1497 are needed" in found.reason
 
 
 def test_scores_of_the_same_order_have_no_drop() -> None:
     labels, original, _ = models(500, 0)
-    assert compare(labels, original, np.exp(3 * original), 0.95, 200, 0).upper == 0
+    assert compare(AUC, labels, original, np.exp(3 * original), 0.95, 200, 0).upper == 0
 
 
 def test_a_really_worse_model_is_a_regression() -> None:
-    found = compare(*models(2000, 0.0, loss=0.6), 0.95, 300, 0)
+    found = compare(AUC, *models(2000, 0.0, loss=0.6), 0.95, 300, 0)
     assert found.drop > 0.05
-    assert judge(found, 0.002, 0.02).verdict == "REGRESSION"
+    assert judge(found, 0.002, 0.02, 0.95, AUC).verdict == "REGRESSION"
 
 
 def test_few_rows_are_inconclusive() -> None:
-    assert judge(compare(*models(100, 0.3), 0.95, 300, 0), 0.002, 0.1).verdict == "INCONCLUSIVE"
+    assert judge(compare(AUC, *models(100, 0.3), 0.95, 300, 0), 0.002, 0.1, 0.95, AUC).verdict == "INCONCLUSIVE"
 
 
 def test_the_bounds_lie_around_the_drop_and_narrow_with_more_rows() -> None:
-    few, many = (compare(*models(count, 0.3), 0.95, 300, 0) for count in (300, 4800))
+    few, many = (compare(AUC, *models(count, 0.3), 0.95, 300, 0) for count in (300, 4800))
     for found in (few, many):
         assert found.lower < found.drop < found.upper
         assert found.original_interval[0] < found.original < found.original_interval[1]
@@ -78,12 +80,12 @@ def test_the_bounds_lie_around_the_drop_and_narrow_with_more_rows() -> None:
 
 
 def test_pairing_makes_the_drop_far_better_known_than_either_figure() -> None:
-    found = compare(*models(2000, 0.05), 0.95, 300, 0)
+    found = compare(AUC, *models(2000, 0.05), 0.95, 300, 0)
     assert found.upper - found.lower < (found.original_interval[1] - found.original_interval[0]) / 5
 
 
 def test_more_confidence_gives_wider_bounds() -> None:
-    narrow, wide = (compare(*models(500, 0.3), confidence, 500, 0) for confidence in (0.8, 0.99))
+    narrow, wide = (compare(AUC, *models(500, 0.3), confidence, 500, 0) for confidence in (0.8, 0.99))
     assert wide.upper > narrow.upper
     assert wide.lower < narrow.lower
 
@@ -95,15 +97,15 @@ def test_the_upper_bound_covers_the_true_drop_about_as_often_as_it_says() -> Non
         random = np.random.default_rng(seed)
         labels = (random.random(400) < 0.3).astype(np.float32)
         signal = labels + random.normal(size=400)
-        twins = (signal + 0.5 * random.normal(size=400) for _ in range(2))
-        missed += compare(labels, *twins, 0.9, 200, seed).upper < 0
+        one, other = (signal + 0.5 * random.normal(size=400) for _ in range(2))
+        missed += compare(AUC, labels, one, other, 0.9, 200, seed).upper < 0
     assert 0.03 <= missed / 150 <= 0.19
 
 
 def test_the_same_seed_gives_the_same_bounds_and_another_does_not() -> None:
     given = models(300, 0.3)
-    assert compare(*given, 0.95, 200, 1) == compare(*given, 0.95, 200, 1)
-    assert compare(*given, 0.95, 200, 1).upper != compare(*given, 0.95, 200, 2).upper
+    assert compare(AUC, *given, 0.95, 200, 1) == compare(AUC, *given, 0.95, 200, 1)
+    assert compare(AUC, *given, 0.95, 200, 1).upper != compare(AUC, *given, 0.95, 200, 2).upper
 
 
 # The room itself.

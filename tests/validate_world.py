@@ -50,6 +50,7 @@ def make(
     types: Mapping[str, str] | None = None,
     group_rows: int = 16,
     base: Mapping[str, Any] | None = None,
+    tensors: Mapping[str, Mapping[str, Any]] | None = None,
     **validate: Any,
 ) -> Path:
     """Write the world into ``root`` and return the params file.
@@ -62,20 +63,28 @@ def make(
         types: column -> type.
         group_rows: rows in a row group.
         base: keys of the section base.
+        tensors: dtype and shape of the columns that hold arrays; their values are ``pyarrow`` arrays of bytes.
         validate: keys of the section validate.
     """
     ingest = root / "artifacts/ingest"
     ingest.mkdir(parents=True)
     arrays = {
-        name: pa.array(values, TYPES[types[name]]) if types and name in types else pa.array(values)
+        name: pa.array(values, TYPES[types[name]]) if types and name in types else _array(values)
         for name, values in table.items()
     }
     arrays = {n: a.cast(TYPES["timestamp"]) if pa.types.is_timestamp(a.type) else a for n, a in arrays.items()}
     pq.write_table(pa.table(arrays), ingest / "rows.parquet", row_group_size=group_rows)
     names = {arrow: name for name, arrow in TYPES.items()}
-    kinds = {name: names[array.type] for name, array in arrays.items()}
-    (ingest / "schema.json").write_text(json.dumps({"columns": kinds}))
-    facts = {"rows": len(next(iter(arrays.values()))), "content_hash": "c0ffee", "columns": kinds, "source": {}}
+    shapes = dict(tensors or {})
+    kinds = {name: names[array.type] for name, array in arrays.items() if name not in shapes}
+    (ingest / "schema.json").write_text(json.dumps({"columns": kinds, "tensors": shapes}))
+    facts = {
+        "rows": len(next(iter(arrays.values()))),
+        "content_hash": "c0ffee",
+        "columns": kinds,
+        "tensors": shapes,
+        "source": {},
+    }
     roles = {"rows.parquet": "rows", "schema.json": "schema"}
     write_suite(root, checks, columns)
     split = {"by": "random", "validation": 0.2, "test": 0.2}
@@ -89,6 +98,10 @@ def make(
     finished = manifest.build("ingest", manifest.settings_hash(*sections), {}, ingest, roles, facts=facts)
     manifest.write(finished, ingest)
     return root / "params.yaml"
+
+
+def _array(values: Sequence[Any]) -> pa.Array:
+    return values if isinstance(values, pa.Array) else pa.array(values)
 
 
 def write_suite(root: Path, checks: Sequence[Mapping[str, Any]] = (), columns: Mapping[str, str] | None = None) -> Path:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
@@ -18,15 +18,15 @@ from deploy.signature import Signature
 from tasks.compress import int8
 from tasks.compress.choose import Candidate
 from tasks.core import manifest, original, plugins
+from tasks.core.contracts import Compressor
+from tasks.core.errors import AssayError, UsageError
 from tasks.core.log import log
 from tasks.core.metrics import Metric, find
 from tasks.core.stage import StageSettings
 from tasks.core.workloads.onnx_export import finish
 
-#: (float core, calibration inputs by name) -> a smaller core with the same inputs and outputs.
-Method = Callable[[onnx.ModelProto, Mapping[str, np.ndarray]], onnx.ModelProto]
-
-_BUILT_IN: Mapping[str, Method] = {"int8": int8.quantize}
+#: By the names of :data:`tasks.core.contracts.METHODS`.
+_BUILT_IN: Mapping[str, Compressor] = {"int8": int8.quantize}
 
 
 @dataclass(frozen=True)
@@ -48,9 +48,10 @@ def candidates(settings: StageSettings, inputs: Mapping[str, Path], out: Path) -
     facts = manifest.read(inputs["validate"]).facts
     metric = find(original.metric_name(settings.base, facts["task"]), facts["task"])
     model = original.load(inputs["tune"])
-    encoder, signature = model.encoder, model.encoder.signature()
+    encoder = model.encoder
     calibration_rows = pq.read_table(inputs["validate"] / "calibration.parquet")
     core = model.core(calibration_rows)
+    signature = original.signature(encoder, core)
     fed = {item.name for item in core.graph.input}
     encoded = zip(encoder.input_names, encoder.encode(calibration_rows), strict=True)
     calibration = {name: array for name, array in encoded if name in fed}
@@ -61,7 +62,7 @@ def candidates(settings: StageSettings, inputs: Mapping[str, Path], out: Path) -
     }
     validation = pq.read_table(inputs["validate"] / "validation.parquet")
     raw, labels = encoder.raw_inputs(validation), encoder.labels(validation)
-    cores = {"fp32": core} | {name: _method(name)(core, calibration) for name in settings.own.methods}
+    cores = {"fp32": core} | {name: _smaller(name, core, calibration) for name in settings.own.methods}
     built = []
     for name, network in cores.items():
         path = out / f"{name}.onnx"
@@ -74,8 +75,37 @@ def candidates(settings: StageSettings, inputs: Mapping[str, Path], out: Path) -
     return Built(built, signature, sample, metric)
 
 
-def _method(name: str) -> Method:
-    return _BUILT_IN[name] if name in _BUILT_IN else cast("Method", plugins.load(plugins.COMPRESSORS, name))
+def _smaller(name: str, core: onnx.ModelProto, calibration: Mapping[str, np.ndarray]) -> onnx.ModelProto:
+    """What a method makes of a copy of the core.
+
+    Raises:
+        UsageError: if the method fails at it, or its result has other inputs or outputs.
+    """
+    method = _BUILT_IN[name] if name in _BUILT_IN else cast("Compressor", plugins.load(plugins.COMPRESSORS, name))
+    given = onnx.ModelProto()
+    given.CopyFrom(core)
+    try:
+        result = method(given, calibration)
+    except (AssayError, OSError, MemoryError):
+        raise
+    except Exception as error:  # the quantizer of onnxruntime and a user's code raise anything
+        raise UsageError(
+            "every method of compress.methods must be able to treat the model",
+            f"{name}: {type(error).__name__}: {str(error)[:500]}",
+            f"leave {name} out of compress.methods, or correct the model or the plug-in",
+        ) from error
+    if not isinstance(result, onnx.ModelProto) or _interface(result) != _interface(core):
+        raise UsageError(
+            "a method of compression keeps the inputs and outputs of the model",
+            f"{name} gives {_interface(result) if isinstance(result, onnx.ModelProto) else type(result).__name__}",
+            f"correct the plug-in: the core has {_interface(core)}",
+        )
+    return result
+
+
+def _interface(core: onnx.ModelProto) -> tuple[list[str], list[str]]:
+    own = {tensor.name for tensor in core.graph.initializer}
+    return [item.name for item in core.graph.input if item.name not in own], [item.name for item in core.graph.output]
 
 
 def _quality(metric: Metric, labels: np.ndarray, answers: np.ndarray) -> float:

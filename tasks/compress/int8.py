@@ -17,6 +17,8 @@ import onnx
 from tasks.core import devices
 
 _BATCH = 256
+#: onnxruntime's severities.
+_WARNING, _ERROR = 2, 3
 #: Where the weights are. Quantizing the cheap operators between them only adds conversions.
 _OPERATORS = ["MatMul", "Gemm", "Conv", "Gather"]
 #: Below this many weights the conversions around an operator cost more than its int8 kernel saves.
@@ -69,14 +71,18 @@ def quantize(core: onnx.ModelProto, calibration: Mapping[str, np.ndarray]) -> on
 @contextmanager
 def _quiet() -> Iterator[None]:
     """onnxruntime's quantizer talks through the root logger, about models that it did not prepare itself."""
+    import onnxruntime
+
     root = logging.getLogger()
     before = root.level
     root.setLevel(logging.ERROR)
+    onnxruntime.set_default_logger_severity(_ERROR)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
+        onnxruntime.set_default_logger_severity(_WARNING)
         root.setLevel(before)
 
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from tasks.core import files, workloads
+from tasks.core.errors import UsageError
 from tasks.core.settings import Base
 
 if TYPE_CHECKING:
@@ -16,10 +17,13 @@ if TYPE_CHECKING:
     import pyarrow as pa
     import torch
 
+    from deploy.signature import Signature
     from tasks.core.workloads.contract import Encoder
 
 #: What `tune` writes for :func:`load`.
 SPEC, ENCODER = "original.json", "encoder.json"
+#: Kinds of original: a network trained here, or a user's finished file.
+NETWORK, ONNX = "network", "onnx"
 _BATCH = 1024
 _EXAMPLE_ROWS = 3
 
@@ -44,11 +48,15 @@ class Original(Protocol):
 
 @dataclass(frozen=True)
 class Network:
-    """An original trained here: a torch network between its encoder and its head."""
+    """An original trained here: a torch network between its encoder and its head.
+
+    ``extra_outputs`` are the names of what the network answers besides its logits.
+    """
 
     encoder: Encoder
     network: torch.nn.Module
     head: torch.nn.Module
+    extra_outputs: tuple[str, ...] = ()
 
     def predict(self, rows: pa.Table) -> np.ndarray:
         """The answers by torch alone."""
@@ -67,7 +75,8 @@ class Network:
         with torch.no_grad():
             for start in range(0, max(1, len(inputs[0])), _BATCH):
                 chunk = [torch.from_numpy(array[start : start + _BATCH]).to(device) for array in inputs]
-                parts.append([answer.cpu().numpy() for answer in model(*chunk)])
+                judged = model(*chunk)[: len(self.encoder.core_outputs)]
+                parts.append([answer.cpu().numpy() for answer in judged])
         core = {
             name: np.concatenate([part[index] for part in parts])
             for index, name in enumerate(self.encoder.core_outputs)
@@ -75,13 +84,33 @@ class Network:
         return next(iter(self.encoder.answers(core).values()))
 
     def core(self, rows: pa.Table) -> onnx.ModelProto:
-        """Export network and head."""
+        """Export network and head.
+
+        Raises:
+            UsageError: if the network does not answer as many values as its model names.
+        """
         from tasks.core.workloads.onnx_export import WithHead, export_core
 
         encoder = self.encoder
         example = encoder.encode(rows.slice(0, _EXAMPLE_ROWS))
         free = getattr(encoder, "free_axes", ())
-        return export_core(WithHead(self.network, self.head), example, encoder.input_names, encoder.core_outputs, free)
+        model, names = WithHead(self.network, self.head), (*encoder.core_outputs, *self.extra_outputs)
+        _check_count(model, example, names)
+        return export_core(model, example, encoder.input_names, names, free)
+
+
+def _check_count(model: torch.nn.Module, example: Sequence[np.ndarray], names: tuple[str, ...]) -> None:
+    import torch
+
+    device = next(model.parameters()).device
+    with torch.no_grad():
+        found = len(model.eval()(*(torch.from_numpy(array).to(device) for array in example)))
+    if found != len(names):
+        raise UsageError(
+            "a network answers its logits and one tensor for each of its model's `extra_outputs`",
+            f"{found} outputs with the head's, and the names {', '.join(names)}",
+            "name all of them in the model plug-in, in order",
+        )
 
 
 def metric_name(base: Base, task: str) -> str:
@@ -93,22 +122,49 @@ def write(out: Path, base: Base, encoder: Encoder, model: str, checkpoint: str, 
     """Write what :func:`load` reads, apart from the checkpoint."""
     files.write_json(out / ENCODER, encoder.as_dict())
     spec = {"workload": base.workload, "model": model, "checkpoint": checkpoint, "values": values}
-    files.write_json(out / SPEC, spec)
+    files.write_json(out / SPEC, spec | {"kind": NETWORK})
+
+
+def write_onnx(out: Path, encoder: Encoder, file: str) -> None:
+    """Write what :func:`load` reads of a user's finished file, apart from the file itself."""
+    files.write_json(out / ENCODER, encoder.as_dict())
+    files.write_json(out / SPEC, {"kind": ONNX, "file": file})
 
 
 def load_encoder(tuned: Path) -> Encoder:
     """The original's encoder, without its weights."""
-    spec = files.read_json(tuned / SPEC)
-    return workloads.find(spec["workload"]).restore(files.read_json(tuned / ENCODER))
+    spec, raw = files.read_json(tuned / SPEC), files.read_json(tuned / ENCODER)
+    if spec["kind"] == ONNX:
+        from tasks.core.brought import encoder
+
+        return encoder.restore(raw)
+    return workloads.find(spec["workload"]).restore(raw)
 
 
 def load(tuned: Path, device: torch.device | None = None) -> Original:
     """The original out of the folder of a finished tune stage."""
-    spec = files.read_json(tuned / SPEC)
-    workload = workloads.find(spec["workload"])
-    encoder = workload.restore(files.read_json(tuned / ENCODER))
+    spec, encoder = files.read_json(tuned / SPEC), load_encoder(tuned)
+    if spec["kind"] == ONNX:
+        from tasks.core.brought.encoder import BroughtEncoder
+        from tasks.core.brought.original import Brought
+
+        return Brought(cast("BroughtEncoder", encoder), tuned / spec["file"], device.type if device else "cpu")
     from safetensors.torch import load_file
 
-    network = workloads.model(workload, spec["model"]).build(encoder, spec["values"])
+    workload = workloads.find(spec["workload"])
+    model = workloads.model(workload, spec["model"])
+    network = model.build(encoder, spec["values"])
     network.load_state_dict(load_file(tuned / spec["checkpoint"]))
-    return Network(encoder, network.to(device or "cpu").eval(), workload.head(encoder))
+    extra = tuple(getattr(model, "extra_outputs", ()))
+    return Network(encoder, network.to(device or "cpu").eval(), workload.head(encoder), extra)
+
+
+def signature(encoder: Encoder, core: onnx.ModelProto) -> Signature:
+    """What the exported model takes and gives: the encoder's words, then the extra outputs of the core."""
+    from deploy.signature import Signature, Tensor
+    from tasks.core.brought import bind
+
+    known = encoder.signature()
+    others = [bind.declared(info) for info in core.graph.output if info.name not in encoder.core_outputs]
+    extra = tuple(Tensor(value.name, value.datatype, (-1, *(value.shape or (-1,))[1:])) for value in others)
+    return Signature(known.inputs, (*known.outputs, *extra))

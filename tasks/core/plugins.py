@@ -19,7 +19,8 @@ def load(group: str, name: str) -> Any:
     """The object behind an entry point.
 
     Raises:
-        UsageError: if no installed package offers that name, two do, or it cannot be imported.
+        UsageError: if no installed package offers that name, two do, it cannot be imported, or it is not as its
+            contract says: everything that is wrong with it.
     """
     found = list({point.value: point for point in entry_points(group=group, name=name)}.values())
     if len(found) != 1:
@@ -30,10 +31,19 @@ def load(group: str, name: str) -> Any:
             f"install the package, or choose another name; installed: {offered}",
         )
     try:
-        return found[0].load()
+        plugin = found[0].load()
     except Exception as error:  # a stranger's code may raise anything while it is imported
         raise UsageError(
             "a plug-in must be importable",
             f"{name} ({found[0].value}): {type(error).__name__}: {error}",
             "correct the package, or install what it needs",
         ) from error
+    from tasks.core import contracts
+
+    if wrong := contracts.problems(group, name, plugin):
+        raise UsageError(
+            f"a plug-in of {group} must keep its contract",
+            f"{name} ({found[0].value}): " + "".join(f"\n    - {problem}" for problem in wrong),
+            "correct the package; tasks.core.testing has tests for it, and examples/custom shows each kind",
+        )
+    return plugin

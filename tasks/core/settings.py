@@ -14,8 +14,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, create_model, model_validator
 
+from tasks.core import chosen as named
 from tasks.core import workloads
-from tasks.core.errors import Mistake
+from tasks.core.errors import Mistake, UsageError
 from tasks.core.sections import Section, check, read_yaml, settings_error, unknown_key
 from tasks.core.splitting import Split
 
@@ -131,16 +132,27 @@ class Tune(Section):
     """Precision of matrix products in training; `auto` takes bf16 where the processor has instructions for it."""
     class_weights: Literal["none", "balanced"] = "none"
     """`balanced` weighs the rows of a rare class up, so that every class counts as much in the loss."""
-    augment: Literal["auto", "none"] = "auto"
-    """Array: light random changes while training that cannot change the label."""
-    start_from: str | None = None
+    augment: Literal["auto", "flip", "none"] = "auto"
+    """Array: light random changes in training that leave the label as it is; `flip` also mirrors images left to right."""
+    start_from: Annotated[str, Field(pattern=r"\.(safetensors|pt|pth|onnx)$")] | None = None
     """Trained weights of `model` (.safetensors, or .pt of a state dict), or a finished .onnx file: no search."""
+    output: str | None = None
+    """Output of that .onnx file that is judged; null takes its only float output."""
     model: str | None = None
     """Kind of network; null takes the workload's own. Plug-ins are found by name."""
     features: Features = Features()
     """Columns."""
     space: Section = Section()
     """Hyperparameters: those of `model`."""
+
+    @model_validator(mode="after")
+    def _one_origin(self) -> Tune:
+        finished = self.start_from is not None and self.start_from.endswith(".onnx")
+        if self.output is not None and not finished:
+            raise ValueError("`output` is for a finished .onnx file under `start_from`")
+        if finished and self.model is not None:
+            raise ValueError("a finished .onnx file under `start_from` is the model: leave `model` out")
+        return self
 
 
 class Compress(Section):
@@ -217,11 +229,13 @@ def parse(raw: Any, name: str = "params") -> Params:
     """Check a parsed params file.
 
     Raises:
-        SettingsError: with every mistake.
-        UsageError: if a plug-in that it names is not usable.
+        SettingsError: with every mistake, those of the plug-ins that it names among them.
     """
     chosen, mistakes = _chosen(raw)
     params, more = check(chosen, raw, _SCHEMA)
+    if mistakes:  # the space is not that of the model that was meant
+        more = [mistake for mistake in more if not mistake.key.startswith("tune.space")]
+    mistakes += named.mistakes(raw)
     if params is None or mistakes:
         raise settings_error(name, [*mistakes, *more], _SCHEMA)
     return params
@@ -235,11 +249,17 @@ def _chosen(raw: Any) -> tuple[type[Params], list[Mistake]]:
         return Params, []  # its own type is the mistake
     if name not in workloads.names():
         return Params, [unknown_key("base.workload", name, name, workloads.names(), "workload")]
-    workload = workloads.find(name)
+    try:
+        workload = workloads.find(name)
+    except UsageError as error:
+        return Params, [named.as_mistake("base.workload", name, error)]
     model = tune.get("model")
     if isinstance(model, str) and model not in workloads.models(workload):
         return Params, [unknown_key("tune.model", model, model, workloads.models(workload), "model")]
-    space = workloads.model(workload, model if isinstance(model, str) else None).space
+    try:
+        space = workloads.model(workload, model if isinstance(model, str) else None).space
+    except UsageError as error:
+        return Params, [named.as_mistake("tune.model", str(model), error)]
     return with_space(space), []
 
 

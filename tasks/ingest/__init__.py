@@ -23,10 +23,11 @@ SCHEMA = "schema.json"
 
 
 def run(settings: StageSettings, inputs: Mapping[str, Path], out: Path) -> Manifest:
-    """Write ``rows.parquet`` (row groups of 65,536) and ``schema.json`` into ``out``.
+    """Write ``rows.parquet`` (row groups of 65,536, fewer where there are large arrays) and ``schema.json``.
 
-    Facts of the manifest: ``rows``, ``columns`` (name -> type, in file order), ``content_hash`` (of names, types and
-    values; the same for the same data in another format) and ``source`` (provenance).
+    Facts of the manifest: ``rows``, ``columns`` (name -> type, in file order), ``tensors`` (columns of arrays: name ->
+    dtype and shape), ``content_hash`` (of names, types and values; the same for the same data in another format) and
+    ``source`` (provenance).
 
     Raises:
         UsageError: if the source is not there, or its card is wrong.
@@ -35,12 +36,13 @@ def run(settings: StageSettings, inputs: Mapping[str, Path], out: Path) -> Manif
         MachineError: if an archive cannot be fetched.
     """
     started = time.perf_counter()
-    source, provenance = _open(settings.root, settings.own)
+    source, provenance = _open(settings)
     columns, rows, content_hash = _write(source, settings, out / ROWS)
+    schema = {"columns": columns, "tensors": dict(source.tensors)}
     if not rows:
         raise DataRejected("a table must have rows", f"{settings.own.source} has none", "check how it was written")
     # Not the canonical form, which would sort the columns: their order in the file is part of the schema.
-    files.write_text(out / SCHEMA, json.dumps({"columns": columns}, indent=2, ensure_ascii=False) + "\n")
+    files.write_text(out / SCHEMA, json.dumps(schema, indent=2, ensure_ascii=False) + "\n")
     seconds = time.perf_counter() - started
     settings.measured["rows_per_second"] = round(rows / seconds)
     log.info("ingest: %d rows, %d columns in %.1f s, content %s", rows, len(columns), seconds, content_hash[:12])
@@ -50,56 +52,54 @@ def run(settings: StageSettings, inputs: Mapping[str, Path], out: Path) -> Manif
         inputs,
         out,
         roles={ROWS: "rows", SCHEMA: "schema"},
-        facts={"rows": rows, "columns": columns, "content_hash": content_hash, "source": provenance},
+        facts={"rows": rows, **schema, "content_hash": content_hash, "source": provenance},
     )
 
 
-def _open(root: Path, own: Ingest) -> tuple[Source, dict[str, Any]]:
+def _open(settings: StageSettings) -> tuple[Source, dict[str, Any]]:
     """The source, and where it came from."""
-    from tasks.ingest import locate
+    from tasks.ingest import arrays, locate
     from tasks.ingest.csv_files import CsvFiles
     from tasks.ingest.source import ArrowParts, parquet_part
 
+    root, own, base = settings.root, settings.own, settings.base
     if locate.is_card(own.source):
-        return _packaged(root, own)
+        return _packaged(root, own, base.target)
+    if base.workload != "recommender" and (found := arrays.found(root, own, base.target)):
+        parts, provenance = found
+        return ArrowParts(parts, own.types), provenance
     paths = locate.files(root, own.source, own.pattern)
     kind = paths[0].suffix.lower().removeprefix(".")
-    provenance = {"kind": kind, "files": [_name(path, root) for path in paths]}
+    provenance = {"kind": kind, "files": [locate.portable(path, root) for path in paths]}
     if kind == "csv":
         return CsvFiles(paths, own.types, own.null_values), provenance
     return ArrowParts([parquet_part(path) for path in paths], own.types), provenance
 
 
-def _packaged(root: Path, own: Ingest) -> tuple[Source, dict[str, Any]]:
-    from tasks.ingest import archive, flights, locate
+def _packaged(root: Path, own: Ingest, target: str) -> tuple[Source, dict[str, Any]]:
+    from tasks.ingest import locate, readers
     from tasks.ingest.card import read_card
-    from tasks.ingest.source import ArrowParts, Part
+    from tasks.ingest.source import ArrowParts
 
     locate.refuse_pattern(root / own.source, own.pattern)
     card = read_card(root / own.source)
-    table = flights.read(archive.content(card))  # the only reader so far; the card's schema admits no other
-    part = Part(card.file, table.schema, lambda: iter(table.to_batches()))
-    return ArrowParts([part], own.types), {"kind": "package", **card.model_dump(exclude={"columns"})}
+    return ArrowParts(readers.parts(card, target), own.types), card.model_dump(exclude={"columns"})
 
 
 def _write(source: Source, settings: StageSettings, path: Path) -> tuple[dict[str, str], int, str]:
     """Columns (name -> type), number of rows, content hash."""
     from tasks.ingest import columns as rules
     from tasks.ingest import kinds, snapshot
-    from tasks.ingest.source import Widened
+    from tasks.ingest.source import Widened, with_tensors
 
     columns = source.guess()
     rules.check_present(columns, settings.base.target, settings.own.types)
     while True:
         try:
+            schema = with_tensors(kinds.arrow_schema(columns), source.tensors)
             batches = progress(source.batches(columns), "ingest: blocks of rows")
-            rows, content_hash = snapshot.write(batches, kinds.arrow_schema(columns), path)
+            rows, content_hash = snapshot.write(batches, schema, path, source.tensors)
         except Widened as widened:
             columns = widened.columns
         else:
             return {name: kinds.final(kind) for name, kind in columns.items()}, rows, content_hash
-
-
-def _name(path: Path, root: Path) -> str:
-    """A path that is the same on another machine."""
-    return path.relative_to(root).as_posix() if path.is_relative_to(root) else path.name

@@ -36,7 +36,7 @@ def files(root: Path, source: str, pattern: str | None) -> list[Path]:
         found_files = _in_folder(place, pattern)
     elif _MAGIC & set(source):
         refuse_pattern(place, pattern)
-        found_files = _matching(*_split_glob(place))
+        found_files = matching(*_split_glob(place))
     else:
         raise UsageError(
             "ingest.source must exist",
@@ -59,9 +59,14 @@ def refuse_pattern(source: Path, pattern: str | None) -> None:
         raise UsageError("ingest.pattern belongs to a source that is a folder", found, "remove ingest.pattern")
 
 
+def has_tables(folder: Path) -> bool:
+    """Whether a folder itself holds CSV or Parquet files."""
+    return any(path.suffix.lower() in _SUFFIXES and _visible(path) for path in folder.iterdir())
+
+
 def _in_folder(folder: Path, pattern: str | None) -> list[Path]:
     if pattern is not None:
-        return _matching(folder, pattern)
+        return matching(folder, pattern)
     found = [path for path in sorted(folder.iterdir()) if path.suffix.lower() in _SUFFIXES and _visible(path)]
     if not found:
         way_out = "put .csv or .parquet files there, or name others with ingest.pattern"
@@ -69,7 +74,8 @@ def _in_folder(folder: Path, pattern: str | None) -> list[Path]:
     return found
 
 
-def _matching(folder: Path, pattern: str) -> list[Path]:
+def matching(folder: Path, pattern: str) -> list[Path]:
+    """The visible files in a folder that a glob matches, sorted; at least one. Raises :class:`UsageError`."""
     try:
         found = sorted(path for path in folder.glob(pattern) if path.is_file() and _visible(path))
     except (ValueError, NotImplementedError) as error:  # empty, absolute, or `**` inside a name

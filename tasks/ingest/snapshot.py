@@ -84,10 +84,10 @@ class ContentHash:
     The result is the SHA-256 of the canonical JSON of rows, names, types and column digests.
     """
 
-    def __init__(self, schema: pa.Schema, tensors: Mapping[str, Mapping[str, Any]]) -> None:
+    def __init__(self, schema: pa.Schema, tensors: Mapping[str, Mapping[str, Any]] | None = None) -> None:
         self.rows = 0
         self._types = {field.name: str(field.type) for field in schema}
-        self._types |= {name: f"{tensor['dtype']}{list(tensor['shape'])}" for name, tensor in tensors.items()}
+        self._types |= {name: f"{tensor['dtype']}{list(tensor['shape'])}" for name, tensor in (tensors or {}).items()}
         self._digests = [hashlib.sha256() for _ in schema]
 
     def update(self, group: pa.Table) -> None:

@@ -40,7 +40,7 @@ class Source(Protocol):
     def tensors(self) -> Mapping[str, Mapping[str, Any]]: ...
 
     def guess(self) -> dict[str, str]:
-        """Name -> kind (see :mod:`tasks.ingest.kinds`) without tensors, in file order, from headers and first blocks."""
+        """Name -> kind (see :mod:`tasks.ingest.kinds`), no tensors, in file order, from headers and first blocks."""
 
     def batches(self, columns: dict[str, str]) -> Iterator[pa.RecordBatch]:
         """The rows, in order, with the Arrow types of ``columns``; :class:`Widened` if a guess was too narrow.
@@ -127,7 +127,7 @@ def with_tensors(schema: pa.Schema, tensors: Mapping[str, Mapping[str, Any]]) ->
 
 def tensor_bytes(tensor: Mapping[str, Any]) -> int:
     """Bytes of one row's array."""
-    return math.prod(tensor["shape"]) * np.dtype(tensor["dtype"]).itemsize
+    return int(math.prod(tensor["shape"]) * np.dtype(tensor["dtype"]).itemsize)
 
 
 def _check_types(part: Part) -> None:

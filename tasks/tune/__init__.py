@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 def run(settings: StageSettings, inputs: Mapping[str, Path], out: Path) -> Manifest:
     """Leave ``trials.csv``, ``best.json``, ``encoder.json``, ``original.json``, ``models.json``, the top-k checkpoints.
 
+    A model under ``tune.start_from`` takes the place of the search (:mod:`tasks.tune.brought`).
+
     The first entry of ``models.json`` is the original model. The study itself is scratch, kept under
     ``<artifacts>/scratch/tune`` until the stage is complete, so that a killed search goes on where it stopped. A study
     of other data, settings, code or libraries is never resumed.
@@ -38,6 +40,10 @@ def run(settings: StageSettings, inputs: Mapping[str, Path], out: Path) -> Manif
         MachineError: if CUDA was asked for and is not there.
         NotProven: if no trial completed.
     """
+    if settings.own.start_from:
+        from tasks.tune import brought
+
+        return brought.run(settings, inputs, out)
     from tasks.tune import study as studies
     from tasks.tune.objective import Objective
 

@@ -109,12 +109,16 @@ def _facts(settings: StageSettings, snapshot: Snapshot, found: Findings) -> dict
     rows |= {"calibration": own.calibration_rows, "quarantine": snapshot.rows - sum(rows.values())}
     return {
         "columns": dict(snapshot.columns),
+        "tensors": {name: dict(tensor) for name, tensor in snapshot.tensors.items()},
         "target": settings.base.target,
+        "task": found.target.task if found.target else "ranking",
         "classes": list(found.target.classes) if found.target else [],
         "rows": rows,
         "split": own.split.model_dump(mode="json"),
         "time_column": own.split.column if isinstance(own.split, TimeSplit) else None,
         "content_hash": snapshot.content_hash,
+        "user": settings.base.user,
+        "time": settings.base.time,
     }
 
 

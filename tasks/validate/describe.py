@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from tasks.validate.engine import Result
 from tasks.validate.outcome import Outcome, Verdict, in_short, plain, share
-from tasks.validate.suite import Check, Expectation, NewestRow
+from tasks.validate.suite import Check, Expectation, NewestRow, TargetBalance
 
 _SHOWN = 3
 
@@ -51,6 +55,28 @@ def typed(check: Expectation, kind: str, success: bool) -> Outcome:
 def not_run(check: Check, obstacle: str) -> Outcome:
     """Outcome of a check that could not be asked because something before it had failed."""
     return _outcome(check, "not run", obstacle)
+
+
+def balance(check: TargetBalance, task: str, classes: Sequence[Any], counts: NDArray[np.int64]) -> Outcome:
+    """Outcome of a check of the shares of more than two classes; without classes it fails, for nothing was checked.
+
+    Args:
+        check: the check.
+        task: kind of problem.
+        classes: the target's values.
+        counts: rows of each class, int64 [classes].
+    """
+    failed: Verdict = "failed" if check.severity == "error" else "warning"
+    if not classes:
+        found = f"not run: the target of {task} has no classes"
+        return _outcome(check, failed, found, "remove the check from the suite")
+    shares = counts / max(1, counts.sum())
+    least, most = int(shares.argmin()), int(shares.argmax())
+    holds = bool(check.min_share <= shares[least] and shares[most] <= check.max_share)
+    found = f"from {share(shares[least])} ({classes[least]}) to {share(shares[most])} ({classes[most]}) of the rows"
+    observed = {"observed_value": {"least": float(shares[least]), "most": float(shares[most])}}
+    way_out = "" if holds else "correct the source, or change the check in the suite"
+    return _outcome(check, "passed" if holds else failed, found, way_out, Result(holds, observed, None, False, None))
 
 
 def _outcome(check: Check, verdict: Verdict, found: str, way_out: str = "", result: Result | None = None) -> Outcome:

@@ -10,14 +10,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tasks.core.settings import Base, Validate
-from tasks.validate import describe, interactions, rules, splits
+from tasks.core.splitting import PredefinedSplit
+from tasks.validate import describe, interactions, rules, splits, tensors
 from tasks.validate.interactions import Interactions
 from tasks.validate.judge import Judge
 from tasks.validate.outcome import Outcome
 from tasks.validate.results import split_facts
-from tasks.validate.rules import Target
 from tasks.validate.snapshot import Mask
 from tasks.validate.splits import Parts
+from tasks.validate.target import Target, read_target
 
 
 @dataclass
@@ -56,11 +57,14 @@ def examine(judge: Judge, base: Base, own: Validate) -> Findings:
         AssayError: if a check cannot be evaluated for another reason (a bug).
     """
     snapshot, found = judge.snapshot, Findings()
-    found.outcomes += rules.about_table(snapshot, base.target, own.split)
+    found.outcomes += rules.about_table(snapshot, base, own.split)
     if snapshot.rows:
+        unusable = tensors.unusable(snapshot)
         aside = judge.quarantine()
+        for rows in unusable.values():
+            aside[rows] = True
         found.outcomes.append(rules.about_quarantine(aside, own.max_quarantine_share))
-        found.reasons = {_reason(judge.outcomes[number]): rows for number, rows in judge.set_aside.items()}
+        found.reasons = {_reason(judge.outcomes[number]): rows for number, rows in judge.set_aside.items()} | unusable
         examine_rest = _examine_interactions if base.workload == "recommender" else _examine_rest
         examine_rest(judge, base, own, ~aside, found)
     not_run = {number: describe.not_run(check, "there are no rows") for number, check in enumerate(judge.suite.checks)}
@@ -73,18 +77,20 @@ def _examine_rest(judge: Judge, base: Base, own: Validate, keep: Mask, found: Fi
     snapshot = judge.snapshot
     unfit = {outcome.column for outcome in found.failed}
     if base.target not in unfit:
-        found.target, outcomes = rules.read_target(snapshot, base.target, keep)
+        found.target, outcomes = read_target(snapshot, base, keep)
         found.outcomes += outcomes
     if keep.any():
-        judge.rest(keep, _positive(found.target, keep), base.target)
+        judge.rest(keep, found.target, base.target)
     judge.complain()
-    if getattr(own.split, "column", None) in unfit:
+    if unfit & {getattr(own.split, "column", None), getattr(own.split, "group", None)} - {None}:
         return
     outcomes = list(rules.about_split_column(snapshot, own.split, keep))
     found.outcomes += outcomes
     if found.target is None or any(outcome.outcome == "failed" for outcome in outcomes):
         return
     found.parts = splits.assign(own.split, snapshot, keep, found.target, base.seed)
+    if isinstance(own.split, PredefinedSplit) and own.split.group:
+        found.outcomes.append(rules.about_groups(snapshot, own.split.group, found.parts))
     found.outcomes += rules.about_parts(found.parts, found.target, own.calibration_rows)
     found.split_facts = split_facts(snapshot, own, found.parts, found.target)
 
@@ -93,7 +99,7 @@ def _examine_interactions(judge: Judge, base: Base, own: Validate, keep: Mask, f
     snapshot = judge.snapshot
     found.outcomes += interactions.about_table(snapshot, base, own.split)
     if keep.any():
-        judge.rest(keep, None, base.target)
+        judge.rest(keep, Target(np.zeros(snapshot.rows, np.int32), (), "ranking"), base.target)
     judge.complain()
     if any(outcome.outcome == "failed" for outcome in found.outcomes):
         return
@@ -111,13 +117,6 @@ def _examine_interactions(judge: Judge, base: Base, own: Validate, keep: Mask, f
         found.parts = interactions.assign(own.split, snapshot, rows, keep)
         found.outcomes += interactions.about_parts(rows, found.parts, own.calibration_rows)
         found.split_facts = interactions.split_facts(rows, found.parts, rules.PARTS)
-
-
-def _positive(target: Target | None, keep: Mask) -> NDArray[np.float64] | None:
-    if target is None:
-        return None
-    codes = target.codes[keep]
-    return np.where(codes < 0, np.nan, codes.astype(np.float64))
 
 
 def _reason(outcome: Outcome) -> str:

@@ -45,4 +45,5 @@ class Histories:
         own = self._order[self._start[user] : self._start[user + 1]]
         part, parts = self._parts[row], self._parts[own]
         earlier = own[(parts == TRAIN) & (own != row)] if part == TRAIN else own[parts < part]
-        return self._found.items[earlier]
+        items: NDArray[np.int64] = self._found.items[earlier]
+        return items

@@ -24,6 +24,7 @@ from tasks.validate.expectations import TYPE_EXPECTATIONS, build, columns_named,
 from tasks.validate.outcome import Outcome
 from tasks.validate.snapshot import Mask, Snapshot
 from tasks.validate.suite import Check, Expectation, NewestRow, Suite, TargetBalance
+from tasks.validate.target import Target
 
 _SEVERITY = {"error": "critical", "warning": "warning"}
 
@@ -97,17 +98,14 @@ class Judge:
         self.set_aside[planned.number] = rows
         return describe.quarantined(planned.check, result)
 
-    def rest(self, keep: Mask, positive: NDArray[np.float64] | None, target: str) -> None:
+    def rest(self, keep: Mask, target: Target | None, name: str) -> None:
         """Run all other checks over the rows that are left.
 
         Args:
             keep: bool [rows].
-            positive: float64 [kept rows], 1 for the positive class, 0 for the other, NaN for none; None if the target
-                is not fit to be judged.
-            target: the target's name.
+            target: the target; None if it is not fit to be judged.
+            name: the target's name.
         """
-        import pandas as pd
-
         self._from_schema()
         about_rows = self._planned(lambda c: not (_sets_aside(c) or _about_table(c) or isinstance(c, TargetBalance)))
         with cheap_collection():
@@ -115,12 +113,23 @@ class Judge:
                 self._judge(self.snapshot.frame(columns, keep), group)
                 let_go()
         self._judge(self.snapshot.empty_frame(), self._planned(_about_table))
-        balance = self._planned(lambda c: isinstance(c, TargetBalance), target)
-        if positive is None:
-            for planned in balance:
-                self.outcomes[planned.number] = describe.not_run(planned.check, "the target is not fit to be judged")
-        else:
-            self._judge(pd.DataFrame({target: positive}), balance)
+        self._balance(keep, target, name)
+
+    def _balance(self, keep: Mask, target: Target | None, name: str) -> None:
+        import pandas as pd
+
+        checks = {n: c for n, c in enumerate(self.suite.checks) if isinstance(c, TargetBalance)}
+        if target is not None and target.task == "binary":
+            codes = target.codes[keep]
+            positive = np.where(codes < 0, np.nan, codes.astype(np.float64))
+            planned = self._planned(lambda check: isinstance(check, TargetBalance), name)
+            self._judge(pd.DataFrame({name: positive}), planned)
+            return
+        for number, check in checks.items():
+            if target is None:
+                self.outcomes[number] = describe.not_run(check, "the target is not fit to be judged")
+            else:
+                self.outcomes[number] = describe.balance(check, target.task, target.classes, target.counts(keep))
 
     def complain(self) -> None:
         """Refuse to go on if a check could not be evaluated: it has neither passed nor failed.

@@ -12,12 +12,15 @@ from numpy.typing import NDArray
 from tasks.core.settings import Validate
 from tasks.core.splitting import TimeSplit
 from tasks.validate.outcome import Outcome, plain
-from tasks.validate.rules import PARTS, Target
+from tasks.validate.rules import PARTS
 from tasks.validate.snapshot import Snapshot
 from tasks.validate.splits import Parts, microseconds
+from tasks.validate.target import Target
 
 SCHEMA_VERSION = 1
 _EXAMPLES = 3
+#: Classes of a part whose counts are listed, and reasons whose first rows are shown.
+_LISTED = 20
 
 
 def gather(
@@ -57,15 +60,19 @@ def gather(
             "rows": set_aside,
             "share": set_aside / snapshot.rows if snapshot.rows else 0.0,
             "max_share": own.max_quarantine_share,
-            "reasons": [_reason(snapshot, reason, rows) for reason, rows in aside.items()],
+            "reasons": [
+                _reason(snapshot, reason, rows, _EXAMPLES if place < _LISTED else 0)
+                for place, (reason, rows) in enumerate(aside.items())
+            ],
         },
         "splits": [plain(split) for split in splits],
         "columns": [plain(column) for column in columns],
+        "tensors": plain(snapshot.tensors),
     }
 
 
-def _reason(snapshot: Snapshot, reason: str, rows: NDArray[np.int64]) -> dict[str, Any]:
-    numbers = rows[:_EXAMPLES].tolist()
+def _reason(snapshot: Snapshot, reason: str, rows: NDArray[np.int64], shown: int) -> dict[str, Any]:
+    numbers = rows[:shown].tolist()
     examples = [{"row": number} | plain(row) for number, row in zip(numbers, snapshot.take(numbers), strict=True)]
     return {"reason": reason, "rows": len(rows), "share": len(rows) / snapshot.rows, "examples": examples}
 
@@ -77,20 +84,31 @@ def split_facts(snapshot: Snapshot, own: Validate, parts: Parts, target: Target)
     facts = []
     for index, part in enumerate(PARTS):
         rows = parts == index
-        counts = np.bincount(target.codes[rows] + 1, minlength=3)[1:].tolist()
+        counts = target.counts(rows).tolist()
         count = int(np.count_nonzero(rows))
         facts.append(
             {
                 "name": part,
                 "rows": count,
                 "share": count / kept if kept else 0.0,
-                "classes": {str(value): n for value, n in zip(target.classes, counts, strict=True)},
-                "positive_share": counts[1] / count if count else None,
+                "classes": {str(value): n for value, n in zip(target.classes[:_LISTED], counts, strict=False)},
+                "more_classes": max(0, len(counts) - _LISTED),
+                "positive_share": counts[1] / count if count and target.task == "binary" else None,
+                "target": _spread(target.quantity[rows]) if count and target.quantity is not None else None,
                 "from": _moment(times[rows].min()) if times is not None and count else None,
                 "to": _moment(times[rows].max()) if times is not None and count else None,
             }
         )
     return facts
+
+
+def _spread(values: NDArray[np.float64]) -> dict[str, float]:
+    return {
+        "mean": float(values.mean()),
+        "std": float(values.std()),
+        "min": float(values.min()),
+        "max": float(values.max()),
+    }
 
 
 def _moment(microseconds: np.int64) -> str:

@@ -3,39 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tasks.core.sections import nearest
-from tasks.core.splitting import GroupSplit, PredefinedSplit, Split, TimeSplit
+from tasks.core.settings import Base
+from tasks.core.splitting import GroupSplit, LeaveLastSplit, PredefinedSplit, Split, TimeSplit
 from tasks.validate.outcome import Outcome, rule, share
 from tasks.validate.snapshot import Mask, Snapshot
+from tasks.validate.target import KINDS, Target, listed
 
 RESERVED = ("row", "reason")
 PARTS = ("train", "validation", "test", "fresh")
 
 
-@dataclass(frozen=True)
-class Target:
-    """The target of every row.
-
-    Attributes:
-        codes: int8 [rows]: -1 for none, else the index of the row's class.
-        classes: the two values, sorted; the second one is the positive class.
-    """
-
-    codes: NDArray[np.int8]
-    classes: tuple[Any, Any]
-
-
-def about_table(snapshot: Snapshot, target: str, split: Split) -> Iterator[Outcome]:
+def about_table(snapshot: Snapshot, base: Base, split: Split) -> Iterator[Outcome]:
     """Rules that the schema and the row count decide."""
-    columns = snapshot.columns
+    columns, target = snapshot.columns, base.target
     yield rule("the table has rows", snapshot.rows > 0, f"{snapshot.rows:,} rows", "name a source that has rows")
-    reserved = [name for name in RESERVED if name in columns]
+    reserved = [name for name in RESERVED if name in columns or name in snapshot.tensors]
     yield rule(
         "no column has a name that Assay adds (row, reason)",
         not reserved,
@@ -44,14 +31,20 @@ def about_table(snapshot: Snapshot, target: str, split: Split) -> Iterator[Outco
     )
     kind = columns.get(target)
     yield rule(
-        "the target is there, as int64, bool or string",
-        kind in ("int64", "bool", "string"),
+        "the target is there, as int64, float64, bool or string",
+        kind in KINDS,
         f"found {kind}" if kind else "no such column",
         "give it one of these types under ingest.types" if kind else f"correct base.target: {nearest(target, columns)}",
         target,
     )
     if isinstance(split, TimeSplit | GroupSplit | PredefinedSplit):
         yield _split_column(columns.get(split.column), split, list(columns))
+    if isinstance(split, PredefinedSplit) and split.group:
+        found, way_out = columns.get(split.group), f"correct validate.split.group: {nearest(split.group, columns)}"
+        yield rule("the column of groups is there", bool(found), found or "no such column", way_out, split.group)
+    if isinstance(split, LeaveLastSplit) and base.workload != "recommender":
+        way_out = "split in another way, or set base.workload: recommender"
+        yield rule("leave_last is for interactions", False, f"base.workload is {base.workload}", way_out)
 
 
 def _split_column(kind: str | None, split: TimeSplit | GroupSplit | PredefinedSplit, columns: list[str]) -> Outcome:
@@ -61,44 +54,6 @@ def _split_column(kind: str | None, split: TimeSplit | GroupSplit | PredefinedSp
         way_out = f"give it `{wanted[0]}` under ingest.types, or split by another column"
     name = "the split's column is there" + (f", as {wanted[0]}" if split.by != "group" else "")
     return rule(name, kind in wanted and kind is not None, f"found {kind or 'no such column'}", way_out, split.column)
-
-
-def read_target(snapshot: Snapshot, name: str, keep: Mask) -> tuple[Target | None, list[Outcome]]:
-    """The target, or None if it has no two classes, and what the rules say of it.
-
-    Args:
-        snapshot: the rows; the target's column is there.
-        name: the target's column.
-        keep: bool [rows], the rows that are left.
-    """
-    import pyarrow as pa
-    import pyarrow.compute as pc
-
-    values = snapshot.column(name)
-    left = values.filter(pa.array(keep))
-    classes = sorted(pc.unique(left.drop_null()).to_pylist())
-    shown = ", ".join(str(value) for value in classes[:4]) + (", ..." if len(classes) > 4 else "")
-    fit = len(classes) == 2 and (snapshot.columns[name] != "int64" or classes == [0, 1])
-    rules = [
-        rule(
-            "every row that is left has a target",
-            left.null_count == 0,
-            f"{left.null_count:,} of {len(left):,} rows have none",
-            "set them aside: a check `expect_column_values_to_not_be_null` on the target with `rows: quarantine`",
-            name,
-        ),
-        rule(
-            "the target has two classes: false and true, 0 and 1, or two texts",
-            fit,
-            f"{len(classes)} distinct values{': ' if classes else ''}{shown}",
-            "choose another base.target, or map the values to two in the source",
-            name,
-        ),
-    ]
-    if not fit:
-        return None, rules
-    codes = pc.fill_null(pc.index_in(values, value_set=pa.array(classes, values.type)), -1)
-    return Target(codes.to_numpy().astype(np.int8), (classes[0], classes[1])), rules
 
 
 def about_split_column(snapshot: Snapshot, split: Split, keep: Mask) -> Iterator[Outcome]:
@@ -117,6 +72,7 @@ def about_split_column(snapshot: Snapshot, split: Split, keep: Mask) -> Iterator
         split.column,
     )
     if isinstance(split, PredefinedSplit):
+        yield from _about_group_column(snapshot, split, keep)
         unknown = sorted(set(pc.unique(values.drop_null()).to_pylist()) - set(PARTS))
         yield rule(
             "the split's column says train, validation, test or fresh",
@@ -125,6 +81,45 @@ def about_split_column(snapshot: Snapshot, split: Split, keep: Mask) -> Iterator
             "correct the source, or set such rows aside with a check `expect_column_values_to_be_in_set`",
             split.column,
         )
+        if split.validation is not None:
+            named = int(pc.sum(pc.equal(values, "validation")).as_py() or 0)
+            yield rule(
+                "validation is named by the column or drawn as a share, not both",
+                named == 0,
+                f"validate.split.validation is {split.validation}, and {named:,} rows say validation",
+                "leave out validate.split.validation, or call those rows train in the source",
+                split.column,
+            )
+
+
+def _about_group_column(snapshot: Snapshot, split: PredefinedSplit, keep: Mask) -> Iterator[Outcome]:
+    if not split.group:
+        return
+    import pyarrow as pa
+
+    nulls = snapshot.column(split.group).filter(pa.array(keep)).null_count
+    way_out = "set them aside: a check `expect_column_values_to_not_be_null` on the column with `rows: quarantine`"
+    yield rule("every row that is left has a group", nulls == 0, f"{nulls:,} rows have none", way_out, split.group)
+
+
+def about_groups(snapshot: Snapshot, column: str, parts: NDArray[np.int8]) -> Outcome:
+    """The rule that no group has rows in two parts.
+
+    Args:
+        snapshot: the rows.
+        column: names each row's group.
+        parts: int8 [rows]: index in :data:`PARTS`, -1 for rows set aside.
+    """
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    kept = parts >= 0
+    pairs = pa.table({"group": snapshot.column(column).filter(pa.array(kept)), "part": parts[kept]})
+    where = pairs.group_by("group").aggregate([("part", "min"), ("part", "max")])
+    torn = where.filter(pc.not_equal(where["part_min"], where["part_max"]))["group"].to_pylist()
+    found = f"{len(torn):,} groups are in two: {listed(sorted(torn))}" if torn else f"{len(where):,} groups"
+    way_out = "correct the column of validate.split, or split by group"
+    return rule("no group is in two parts", not torn, found, way_out, column)
 
 
 def about_parts(parts: NDArray[np.int8], target: Target, calibration_rows: int) -> Iterator[Outcome]:
@@ -135,18 +130,40 @@ def about_parts(parts: NDArray[np.int8], target: Target, calibration_rows: int) 
         target: the target.
         calibration_rows: rows that will be drawn from train.
     """
+    way_out = "move the boundaries or shares of validate.split, or split in another way"
     for index, part in enumerate(PARTS[:3]):
-        counts = np.bincount(target.codes[parts == index] + 1, minlength=3)[1:]
-        found = ", ".join(f"{count:,} of {value}" for count, value in zip(counts, target.classes, strict=True))
-        way_out = "move the boundaries or shares of validate.split, or split in another way"
-        yield rule(f"{part} has rows of both classes", bool(counts.all()), found, way_out)
+        if target.classes:
+            holds, found = _every_class(target, parts == index)
+            yield rule(f"{part} has rows of every class", holds, found, way_out)
+        else:
+            count = int(np.count_nonzero(parts == index))
+            yield rule(f"{part} has rows", count > 0, f"{count:,} rows", way_out)
     train = int(np.count_nonzero(parts == 0))
+    if target.quantity is not None and train:
+        low, high = (float(end(target.quantity[parts == 0])) for end in (np.min, np.max))
+        yield rule(
+            "the target varies in train",
+            low < high,
+            f"from {low:.6g} to {high:.6g}",
+            "choose another base.target: a constant needs no model",
+        )
     yield rule(
         f"train has the {calibration_rows:,} rows that validate.calibration_rows asks for",
         train >= calibration_rows,
         f"train has {train:,} rows",
         "lower validate.calibration_rows, or give train more rows",
     )
+
+
+def _every_class(target: Target, rows: Mask) -> tuple[bool, str]:
+    """Whether a part has rows of every class, and what it has."""
+    counts = target.counts(rows)
+    absent = [value for value, count in zip(target.classes, counts, strict=True) if not count]
+    if len(target.classes) == 2:
+        return not absent, ", ".join(f"{n:,} of {value}" for n, value in zip(counts, target.classes, strict=True))
+    if absent:
+        return False, f"none of {listed(absent)}"
+    return True, f"from {counts.min():,} to {counts.max():,} rows of a class"
 
 
 def about_quarantine(aside: Mask, max_share: float) -> Outcome:

@@ -6,8 +6,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tasks.core.splitting import GroupSplit, PredefinedSplit, RandomSplit, Shares, Split, StratifiedSplit, TimeSplit
-from tasks.validate.rules import PARTS, Target
+from tasks.validate.rules import PARTS
 from tasks.validate.snapshot import Mask, Snapshot
+from tasks.validate.target import Target
 
 ASIDE = -1
 TRAIN, VALIDATION, TEST = 0, 1, 2
@@ -37,12 +38,14 @@ def assign(split: Split, snapshot: Snapshot, keep: Mask, target: Target, seed: i
         case RandomSplit():
             _at_random(split, rows, parts, random)
         case StratifiedSplit():
-            for code in range(len(target.classes)):
+            for code in range(max(1, len(target.classes))):
                 _at_random(split, rows[target.codes[rows] == code], parts, random)
         case GroupSplit():
-            parts[rows] = _by_group(split, snapshot, rows, random)
+            parts[rows] = _by_group(split.column, (split.validation, split.test), snapshot, rows, random)
         case PredefinedSplit():
             parts[rows] = _predefined(split, snapshot)[rows]
+            if split.validation is not None:
+                _draw_validation(split, split.validation, snapshot, parts, target, random)
     return parts
 
 
@@ -79,11 +82,18 @@ def _at_random(split: Shares, rows: NDArray[np.int64], parts: Parts, random: np.
     parts[shuffled[validation : validation + test]] = TEST
 
 
-def _by_group(split: GroupSplit, snapshot: Snapshot, rows: NDArray[np.int64], random: np.random.Generator) -> Parts:
+def _by_group(
+    column: str,
+    shares: tuple[float, float],
+    snapshot: Snapshot,
+    rows: NDArray[np.int64],
+    random: np.random.Generator,
+) -> Parts:
+    """Part of each of ``rows``; ``shares`` of them are for validation and for the test."""
     import pyarrow as pa
     import pyarrow.compute as pc
 
-    encoded = snapshot.column(split.column).take(pa.array(rows)).combine_chunks().dictionary_encode()
+    encoded = snapshot.column(column).take(pa.array(rows)).combine_chunks().dictionary_encode()
     # In sorted order, so that the draw depends on the groups and not on the order of the rows.
     order = pc.sort_indices(encoded.dictionary).to_numpy()
     group = np.empty(len(order), dtype=np.int64)
@@ -93,7 +103,7 @@ def _by_group(split: GroupSplit, snapshot: Snapshot, rows: NDArray[np.int64], ra
     shuffled = random.permutation(len(order))
     # A group belongs where its middle falls: as near to the wanted shares of rows as whole groups allow.
     middles = np.cumsum(sizes[shuffled]) - sizes[shuffled] / 2
-    ends = np.array([split.validation, split.validation + split.test]) * len(rows)
+    ends = np.cumsum(shares) * len(rows)
     part = np.empty(len(order), dtype=np.int8)
     part[shuffled] = np.array([VALIDATION, TEST, TRAIN], dtype=np.int8)[np.searchsorted(ends, middles, side="right")]
     found: Parts = part[group_of_row]
@@ -107,6 +117,24 @@ def _predefined(split: PredefinedSplit, snapshot: Snapshot) -> Parts:
     codes = pc.index_in(snapshot.column(split.column), value_set=pa.array(PARTS))
     found: Parts = pc.fill_null(codes, ASIDE).to_numpy().astype(np.int8)
     return found
+
+
+def _draw_validation(
+    split: PredefinedSplit,
+    share: float,
+    snapshot: Snapshot,
+    parts: Parts,
+    target: Target,
+    random: np.random.Generator,
+) -> None:
+    """Move a share of train to validation, in place: whole groups, or rows within each class."""
+    train = np.flatnonzero(parts == TRAIN)
+    if split.group:
+        parts[train] = _by_group(split.group, (share, 0.0), snapshot, train, random)
+        return
+    for code in range(max(1, len(target.classes))):
+        shuffled = random.permutation(train[target.codes[train] == code])
+        parts[shuffled[: _rounded(len(shuffled) * share)]] = VALIDATION
 
 
 def _rounded(value: float) -> int:

@@ -1,7 +1,7 @@
 """The suite: a YAML file of checks that a person can read, and a frozen tree of the same shape.
 
 Three kinds of entries stand in its list of checks: any Great Expectations expectation by its standard name with its
-own arguments, ``newest_row`` (how fresh the rows are) and ``target_balance`` (how rare the positive class is).
+own arguments, ``newest_row`` (how fresh the rows are) and ``target_balance`` (how rare a class may be).
 ``python -m tasks.validate.schema`` prints the JSON Schema that editors complete from (``suite.schema.json``).
 """
 
@@ -67,7 +67,7 @@ class NewestRow(Entry):
 
 
 class TargetBalance(Entry):
-    """Share of rows that are of the positive class (the second of the two in sorted order), null targets aside."""
+    """Share of rows of the positive class (the second of two in sorted order), or of each class; null targets aside."""
 
     expect: Literal["target_balance"]
     min_share: Share = 0.0

@@ -71,39 +71,39 @@ def read_target(snapshot: Snapshot, base: Base, keep: Mask) -> tuple[Target | No
         )
     ]
     kind = snapshot.columns[name]
-    if base.task == "regression" or (base.task == "auto" and kind == "float64"):
+    # Two fractions are more likely two classes that were read as such: only base.task makes them a quantity.
+    quantity = kind == "float64" and pc.count_distinct(left, mode="only_valid").as_py() != 2
+    if base.task == "regression" or (base.task == "auto" and quantity):
         target, more = _quantity(values, left, kind, name)
         return target, [*rules, *more]
-    classes = sorted(pc.unique(left.drop_null()).to_pylist()) if kind != "float64" else []
-    task, way_out = _task(base, kind, classes)
-    found = f"a column of {kind}" + (f" with {len(classes):,} distinct values: {listed(classes)}" if classes else "")
-    rules.append(rule("the target's values say what is predicted", bool(task), found, way_out, name))
-    if not task:
+    classes = sorted(pc.unique(left.drop_null()).to_pylist())
+    way_out = _way_out(base, kind, classes)
+    found = f"a column of {kind} with {len(classes):,} distinct values" + (f": {listed(classes)}" if classes else "")
+    rules.append(rule("the target's values say what is predicted", not way_out, found, way_out, name))
+    if way_out:
         return None, rules
+    task = "binary" if len(classes) == 2 else "multiclass"
     codes = pc.fill_null(pc.index_in(values, value_set=pa.array(classes, values.type)), -1)
     return Target(codes.to_numpy().astype(np.int32), tuple(classes), task), rules
 
 
-def _task(base: Base, kind: str, classes: Sequence[Any]) -> tuple[str, str]:
-    """The task ("" if the values do not fit), and the way out."""
+def _way_out(base: Base, kind: str, classes: Sequence[Any]) -> str:
+    """What to do if the values make no classes, or not those that base.task says; empty if they do."""
     count = len(classes)
-    if base.task == "ranking":
-        return "", "items are ranked by base.workload: recommender; choose another base.task"
-    if kind == "float64":
-        return "", "classes are whole numbers, booleans or texts: give the column such a type, or base.task: regression"
-    if count < 2:
-        return "", "choose a base.target that has two values at least"
-    if count > MOST_CLASSES:
-        return "", f"at most {MOST_CLASSES:,} classes can be told apart: choose another base.target, or merge values"
-    if base.task == "binary" and count != 2:
-        return "", "two classes are two values: map them to two in the source, or say base.task: multiclass"
-    if base.task == "multiclass" and count == 2:
-        return "", "two values are two classes: say base.task: binary"
     numbers = kind == "int64" and base.workload != "array" and classes != [0, 1]
-    if base.task == "auto" and numbers:
-        classed = "binary" if count == 2 else "multiclass"
-        return "", f"whole numbers may be classes or a quantity: say base.task: {classed}, or regression"
-    return "binary" if count == 2 else "multiclass", ""
+    classed = "binary" if count == 2 else "multiclass"
+    obstacles = {
+        "items are ranked by base.workload: recommender; choose another base.task": base.task == "ranking",
+        "give it int64, bool or string under ingest.types, or say base.task: regression": kind == "float64",
+        "choose a base.target that has two values at least": count < 2,
+        f"merge values in the source: {MOST_CLASSES:,} classes at most can be told apart": count > MOST_CLASSES,
+        "map the values to two in the source, or say base.task: multiclass": base.task == "binary" and count > 2,
+        "two values are two classes: say base.task: binary": base.task == "multiclass" and count == 2,
+        f"whole numbers may be classes or a quantity: say base.task: {classed}, or base.task: regression": (
+            base.task == "auto" and numbers
+        ),
+    }
+    return next((way_out for way_out, stands in obstacles.items() if stands), "")
 
 
 def _quantity(values: Any, left: Any, kind: str, name: str) -> tuple[Target | None, list[Outcome]]:

@@ -22,6 +22,8 @@ from tasks.validate.snapshot import Mask, Snapshot
 from tasks.validate.splits import ASIDE, Parts
 
 GROUP_ROWS = 65_536
+#: Arrays make rows wide: a row group holds at most about so many bytes of them.
+GROUP_BYTES = 64 << 20
 
 
 def write_parts(
@@ -46,18 +48,18 @@ def write_parts(
     ``reason`` (string) at the end.
     """
     import pyarrow as pa
-    import pyarrow.parquet as pq
 
-    schema = pq.read_schema(snapshot.path).remove_metadata().insert(0, pa.field("row", pa.int64()))
+    schema = snapshot.schema().insert(0, pa.field("row", pa.int64()))
+    size = _group_rows(snapshot)
     texts, told = _joined(np.flatnonzero(parts == ASIDE), reasons), 0
     first = 0
     with ExitStack() as stack:
         files = {
-            name: stack.enter_context(_Part(out / f"{name}.parquet", _with_history(schema, name, histories)))
+            name: stack.enter_context(_Part(out / f"{name}.parquet", _with_history(schema, name, histories), size))
             for name in (*PARTS, "calibration")
         }
         aside = schema.append(pa.field("reason", pa.string()))
-        quarantine = stack.enter_context(_Part(out / "quarantine.parquet", aside))
+        quarantine = stack.enter_context(_Part(out / "quarantine.parquet", aside, size))
         for table in progress(snapshot.row_groups(), "writing the splits", total=snapshot.row_group_count):
             end = first + len(table)
             numbered = table.add_column(0, "row", pa.array(np.arange(first, end))).cast(schema)
@@ -84,6 +86,15 @@ def _told(table: Any, name: str, histories: Histories | None) -> Any:
     if histories is None or name == "train":
         return table
     return table.append_column(HISTORY, histories.of(table["row"].to_numpy()))
+
+
+def _group_rows(snapshot: Snapshot) -> int:
+    """Rows of a row group."""
+    each = sum(
+        np.dtype(tensor["dtype"]).itemsize * int(np.prod(tensor["shape"], dtype=np.int64))
+        for tensor in snapshot.tensors.values()
+    )
+    return min(GROUP_ROWS, max(1, GROUP_BYTES // each)) if each else GROUP_ROWS
 
 
 def _where(table: Any, mask: Mask) -> Any:
@@ -113,10 +124,11 @@ def _joined(rows: NDArray[np.int64], reasons: Mapping[str, NDArray[np.int64]]) -
 class _Part:
     """A Parquet file that is given rows in pieces of any size and writes full row groups."""
 
-    def __init__(self, path: Path, schema: Any) -> None:
+    def __init__(self, path: Path, schema: Any, group_rows: int) -> None:
         import pyarrow.parquet as pq
 
         self._writer = pq.ParquetWriter(path, schema, compression="zstd")
+        self._group_rows = group_rows
         self._pending: list[Any] = []
         self._rows = 0
 
@@ -138,8 +150,8 @@ class _Part:
             return
         self._pending.append(table)
         self._rows += len(table)
-        if self._rows >= GROUP_ROWS:
-            self._flush(self._rows - self._rows % GROUP_ROWS)
+        if self._rows >= self._group_rows:
+            self._flush(self._rows - self._rows % self._group_rows)
 
     def _flush(self, count: int) -> None:
         import pyarrow as pa
@@ -147,6 +159,6 @@ class _Part:
         if not count:
             return
         rows = pa.concat_tables(self._pending)
-        self._writer.write_table(rows.slice(0, count), row_group_size=GROUP_ROWS)
+        self._writer.write_table(rows.slice(0, count), row_group_size=self._group_rows)
         self._rows -= count
         self._pending = [rows.slice(count)] if self._rows else []

@@ -12,7 +12,7 @@ from tasks.core.metrics.metric import NAN, TASKS, Figure, Metric
 from tasks.core.metrics.scores import Auc, auc
 from tasks.core.sections import nearest
 
-__all__ = ["NAN", "TASKS", "Auc", "Figure", "Metric", "auc", "class_recalls", "find", "names", "usual"]
+__all__ = ["NAN", "TASKS", "Auc", "Figure", "Metric", "auc", "built_in", "class_recalls", "find", "names", "usual"]
 
 _BUILT_IN = {metric.name: metric for metric in (*scores.METRICS, *classes.METRICS, *quantities.METRICS)}
 _AT_K = re.compile(r"(top|hr@|ndcg@|mrr@)([1-9][0-9]*)")
@@ -40,9 +40,13 @@ def usual(task: str, width: int) -> list[str]:
 
 def names(task: str) -> list[str]:
     """Names of the built-in metrics that fit a task (of those at k: for the usual k), and of all plug-ins, sorted."""
+    return sorted({*built_in(task), *plugins.names(plugins.METRICS)})
+
+
+def built_in(task: str) -> list[str]:
+    """Names of the built-in metrics that fit a task (of those at k: for the usual k)."""
     families = {"multiclass": ["top5"], "ranking": ["hr@10", "ndcg@10", "mrr@10"]}
-    own = [name for name, metric in _BUILT_IN.items() if task in metric.tasks]
-    return sorted({*own, *families.get(task, []), *plugins.names(plugins.METRICS)})
+    return [*(name for name, metric in _BUILT_IN.items() if task in metric.tasks), *families.get(task, [])]
 
 
 def find(name: str, task: str) -> Metric:

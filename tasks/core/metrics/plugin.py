@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 
 from tasks.core import plugins
-from tasks.core.errors import UsageError
 from tasks.core.metrics.metric import TASKS, Array, Figure, Metric
 
 
@@ -24,19 +23,13 @@ def load(name: str) -> Metric:
         UsageError: listing everything that is wrong with it.
     """
     found = plugins.load(plugins.METRICS, name)
-    problems = list(_problems(found))
-    if problems:
-        raise UsageError(
-            "a metric is a function of (labels, answers) with `tasks` and `higher_is_better`, or a Metric",
-            f"{name}: " + "; ".join(problems),
-            "correct the plug-in; tasks/core/metrics/metric.py describes every attribute",
-        )
     prepare = found.prepare if hasattr(found, "prepare") else _resampled(found)
     bounded, support = getattr(found, "bounded", False), getattr(found, "support", len)
     return Metric(name, tuple(found.tasks), found.higher_is_better, bounded, prepare, support)
 
 
-def _problems(found: Any) -> Iterator[str]:
+def problems(found: Any) -> Iterator[str]:
+    """What is wrong with a metric plug-in, by looking at it."""
     whole = hasattr(found, "prepare")
     function = found.prepare if whole else found
     if not _takes(function, 2):

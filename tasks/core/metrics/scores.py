@@ -7,8 +7,8 @@ import numpy as np
 from tasks.core.metrics.metric import NAN, Array, Metric, one_a_row
 
 
-class _Sorted:
-    """Rows in order of their scores, ties together: sorted once, then linear per call."""
+class _Ranked:
+    """Both classes' rows, best score first, and where each positive row stands among them: sorted once."""
 
     def __init__(self, labels: Array, scores: Array) -> None:
         """``labels``: [rows], 1 positive, 0 negative. ``scores``: [rows] or [rows, 1], finite floats.
@@ -16,24 +16,30 @@ class _Sorted:
         Raises:
             ValueError: if a score is not finite, or shapes differ.
         """
-        scores = one_a_row(labels, scores)
-        self._order = np.argsort(scores, kind="stable")
-        ordered = scores[self._order]
-        self._tie_starts = np.flatnonzero(np.r_[True, ordered[1:] != ordered[:-1]][: len(ordered)])
-        self._positive = np.asarray(labels[self._order] == 1)
+        scores = one_a_row(labels, scores).astype(np.float64)
+        order = np.argsort(scores, kind="stable")[::-1]
+        is_positive = np.asarray(labels[order] == 1)
+        self._positives, self._negatives = order[is_positive], order[~is_positive]
+        own, others = -scores[self._positives], -scores[self._negatives]
+        self._others_above = np.searchsorted(others, own, side="left")
+        self._others_not_below = np.searchsorted(others, own, side="right")
+        self._own_not_below = np.searchsorted(own, own, side="right")
 
-    def _tied(self, weights: Array | None) -> tuple[Array, Array]:
-        """Weight of the positive and of the negative rows of each distinct score, ascending."""
-        weight = np.ones(len(self._order)) if weights is None else weights[self._order].astype(np.float64)
-        positive = weight * self._positive
-        negative = weight - positive
-        if len(self._tie_starts) < len(weight):
-            positive = np.add.reduceat(positive, self._tie_starts)
-            negative = np.add.reduceat(negative, self._tie_starts)
-        return positive, negative
+    def _weighed(self, weights: Array | None) -> tuple[Array, Array, Array]:
+        """Weight of each positive row, and the sums of the first 0, 1, 2, ... positive and negative rows' weights."""
+        count = len(self._positives) + len(self._negatives)
+        weight = np.ones(count) if weights is None else weights.astype(np.float64)
+        positive = weight[self._positives]
+        return positive, _sums(positive), _sums(weight[self._negatives])
 
 
-class Auc(_Sorted):
+def _sums(weights: Array) -> Array:
+    sums = np.zeros(len(weights) + 1)
+    np.cumsum(weights, out=sums[1:])
+    return sums
+
+
+class Auc(_Ranked):
     """Area under the ROC curve of fixed scores, for any weights of the rows.
 
     The chance that a positive row scores above a negative one, ties counting half: the Mann-Whitney U statistic over
@@ -42,15 +48,15 @@ class Auc(_Sorted):
 
     def __call__(self, weights: Array | None = None) -> float:
         """AUC with the given non-negative row weights [rows] (all one if None); NaN if a class has no weight."""
-        positive, negative = self._tied(weights)
-        pairs = positive.sum() * negative.sum()
+        weight, positives, negatives = self._weighed(weights)
+        pairs = positives[-1] * negatives[-1]
         if pairs == 0:
             return NAN
-        below = np.cumsum(negative) - negative / 2
-        return float((positive * below).sum() / pairs)
+        lost = (negatives[self._others_above] + negatives[self._others_not_below]) / 2
+        return float((weight * (negatives[-1] - lost)).sum() / pairs)
 
 
-class AveragePrecision(_Sorted):
+class AveragePrecision(_Ranked):
     """Precision at every score where recall rises, weighted by the rise; no interpolation.
 
     The area under the precision-recall curve as steps (Davis and Goadrich, ICML 2006, on why not trapezoids).
@@ -58,14 +64,13 @@ class AveragePrecision(_Sorted):
 
     def __call__(self, weights: Array | None = None) -> float:
         """With the given non-negative row weights [rows] (all one if None); NaN if a class has no weight."""
-        positive, negative = self._tied(weights)
-        total = positive.sum()
-        if total == 0 or negative.sum() == 0:
+        weight, positives, negatives = self._weighed(weights)
+        if positives[-1] == 0 or negatives[-1] == 0:
             return NAN
-        found = np.cumsum(positive[::-1])
-        taken = found + np.cumsum(negative[::-1])
+        found = positives[self._own_not_below]
+        taken = found + negatives[self._others_not_below]
         precision = np.divide(found, taken, out=np.zeros_like(found), where=taken > 0)
-        return float((positive[::-1] * precision).sum() / total)
+        return float((weight * precision).sum() / positives[-1])
 
 
 def auc(labels: Array, scores: Array) -> float:

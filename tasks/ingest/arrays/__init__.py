@@ -46,11 +46,12 @@ def _in_folder(folder: Path, root: Path, own: Ingest, target: str) -> tuple[list
     from tasks.ingest import locate
     from tasks.ingest.arrays import idx, images
 
-    paths = [path for path in sorted(folder.glob(own.pattern or "*")) if path.is_file() and idx.is_idx(path)]
+    there = locate.matching(folder, own.pattern) if own.pattern is not None else sorted(folder.iterdir())
+    paths = [path for path in there if path.is_file() and idx.is_idx(path)]
     if paths:
         provenance = {"kind": "idx", "files": [locate.portable(path, root) for path in paths]}
         return idx.parts(_idx_sets(paths), target), provenance
-    if own.pattern is None and (image_files := images.files(folder)):
+    if own.pattern is None and not locate.has_tables(folder) and (image_files := images.files(folder)):
         part = images.part(folder, image_files, target, own.image_size, own.channels)
         return [part], {"kind": "images", "folder": locate.portable(folder, root), "files": len(image_files)}
     return None

@@ -95,11 +95,11 @@ def parse(data: bytes, name: str) -> np.ndarray:
     try:
         data = gzip.decompress(data) if data[:2] == b"\x1f\x8b" else data
         zero, code, axes = struct.unpack_from(">HBB", data)
+        if zero or code not in _DTYPES or not axes:
+            raise DataRejected("an idx file begins with its magic number", f"{name}: {data[:4].hex(' ')}", _WAY_OUT)
         shape = struct.unpack_from(f">{axes}I", data, 4)
     except (OSError, EOFError, zlib.error, struct.error) as error:
         raise DataRejected("an idx file must be whole", f"{name}: {error}", _WAY_OUT) from error
-    if zero or code not in _DTYPES or not axes:
-        raise DataRejected("an idx file begins with its magic number", f"{name}: {data[:4].hex(' ')}", _WAY_OUT)
     dtype = np.dtype(_DTYPES[code])
     expected = 4 + 4 * axes + dtype.itemsize * int(np.prod(shape, dtype=object))
     if len(data) != expected:
@@ -115,7 +115,9 @@ def _check(sets: Sequence[IdxSet], target: str) -> None:
         if said := stored.problem(f"{each.name} images", each.images):
             problems.append(said)
         if each.labels.ndim != 1 or each.labels.dtype.kind not in "iu":
-            problems.append(f"{each.name} labels are {each.labels.dtype} {list(each.labels.shape)}, not integers [rows]")
+            problems.append(
+                f"{each.name} labels are {each.labels.dtype} {list(each.labels.shape)}, not integers [rows]"
+            )
         if len(each.images) != len(each.labels):
             problems.append(f"{each.name}: {len(each.images)} images, {len(each.labels)} labels")
     forms = {(each.images.dtype.name, each.images.shape[1:]) for each in sets}

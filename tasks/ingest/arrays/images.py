@@ -61,9 +61,7 @@ def files(folder: Path) -> list[ImageFile]:
     return [ImageFile(path, label.name, None) for label in inside for path in _images(label)]
 
 
-def part(
-    folder: Path, found: Sequence[ImageFile], target: str, size: tuple[int, int] | None, channels: int
-) -> Part:
+def part(folder: Path, found: Sequence[ImageFile], target: str, size: tuple[int, int] | None, channels: int) -> Part:
     """The files as a part that decodes them as it is read: memory holds one batch.
 
     Columns: ``target`` (the class folder), ``file`` (path inside the folder), ``problem``, ``split`` if folders name

@@ -46,7 +46,9 @@ def _loaded(path: Path) -> tuple[dict[str, np.ndarray], list[str]]:
                 try:
                     arrays[name] = np.asarray(file[name])
                 except ValueError as error:
-                    problems.append(f"`{name}` cannot be read ({_first_line(error)})")
+                    is_object = "allow_pickle" in str(error)
+                    objects = "it holds Python objects (arrays of several sizes become such), which are never unpickled"
+                    problems.append(f"`{name}` cannot be read: {objects if is_object else _first_line(error)}")
                 except MemoryError:
                     problems.append(f"`{name}` says that it is larger than this machine's memory")
     except (ValueError, EOFError, KeyError, AttributeError, zipfile.BadZipFile, zlib.error) as error:

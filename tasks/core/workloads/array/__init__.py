@@ -66,9 +66,9 @@ class Array:
         import numpy as np
         import torch
 
-        # Arrow's memory is read-only, and torch wants to own what it may write to.
-        arrays = (np.require(array, requirements="W") for array in encoder.encode(rows))
-        return tuple(torch.from_numpy(array) for array in (*arrays, encoder.labels(rows)))
+        # Arrow's memory is read-only, and torch wants arrays that it may write to.
+        arrays = (np.require(array, requirements="W") for array in (*encoder.encode(rows), encoder.labels(rows)))
+        return tuple(torch.from_numpy(array) for array in arrays)
 
     def loss(self, network: nn.Module, batch: tuple[Tensor, ...], encoder: Encoder, tune: Tune) -> Tensor:
         """Cross-entropy, smoothed by the network's ``label_smoothing`` if it has such an attribute.

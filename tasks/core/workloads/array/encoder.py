@@ -1,4 +1,4 @@
-"""What an array model knows of its data: which tensors it reads, how, and the classes. Learnt from train, then frozen."""
+"""What an array model learnt from train, then frozen: which tensors it reads, how, and the classes."""
 
 from __future__ import annotations
 
@@ -128,7 +128,7 @@ class ArrayEncoder:
         return dict(zip(self.input_names, self.encode(rows), strict=True))
 
     def answers(self, core: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """The core's outputs, unchanged: probability [rows, 1] of the second class, or probabilities [rows, classes]."""
+        """The core's output as it is: probability [rows, 1] of the second class, or probabilities [rows, classes]."""
         return dict(core)
 
     def signature(self) -> Signature:
@@ -231,13 +231,17 @@ def _moments(
     column: pa.ChunkedArray, tensor: Mapping[str, Any], read: Layout | None
 ) -> tuple[tuple[float, ...], tuple[float, ...], tuple[float, float]]:
     """Mean and standard deviation per channel (two passes in float64), and the extremes."""
-    count, total, low, high = 0, np.float64(0), np.inf, -np.inf
+    channels = 1 if read is None else read.channels
+    count, total, squares = 0, np.zeros(channels), np.zeros(channels)
+    low, high = np.inf, -np.inf
     for block in _blocks(column, tensor, read):
         count += block.shape[0] * block.shape[2]
-        total = total + block.sum(axis=(0, 2))
+        total += block.sum(axis=(0, 2))
         low, high = np.minimum(low, block.min()), np.maximum(high, block.max())
     mean = total / count
-    squares = sum(((block - mean[:, None]) ** 2).sum(axis=(0, 2)) for block in _blocks(column, tensor, read))
+    with np.errstate(invalid="ignore"):  # the caller refuses infinity
+        for block in _blocks(column, tensor, read):
+            squares += ((block - mean[:, None]) ** 2).sum(axis=(0, 2))
     deviation = np.sqrt(squares / count)
     deviation[deviation == 0] = 1.0  # a channel that never changes says nothing, and must not divide by nothing
     return tuple(mean.tolist()), tuple(deviation.tolist()), (float(low), float(high))

@@ -51,7 +51,6 @@ class Block(nn.Module):
         self.second = _convolution(dims, outputs, outputs, 3, 1)
         same = inputs == outputs and stride == 1
         self.shortcut = nn.Identity() if same else _convolution(dims, inputs, outputs, 1, stride)
-        nn.init.zeros_(self.second[1].weight)  # a block begins as the identity (Goyal et al. 2017)
 
     def forward(self, values: Tensor) -> Tensor:
         """float [rows, inputs, ...] -> float [rows, outputs, ...], each axis divided by the stride, rounded up."""
@@ -84,7 +83,7 @@ class ResidualNetwork(nn.Module):
         self.dropout = nn.Dropout(architecture.dropout)
         self.linear = nn.Linear(width, outputs)
         if dims == 2:  # the order in which a CPU's convolutions are fastest
-            self.to(memory_format=torch.channels_last)
+            self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stubs lack it
 
     def forward(self, values: Tensor) -> Tensor:
         """Raw arrays of any numeric dtype [rows, *layout.shape] -> logits float32 [rows, outputs]."""
@@ -135,9 +134,14 @@ def build(encoder: ArrayEncoder, values: Mapping[str, Any]) -> ResidualNetwork:
             f"`{column.name}` has the shape {list(column.shape)}",
             "reshape it in the source, or name a model plug-in under tune.model",
         )
-    whole = {name: int(values[name]) for name in ("width", "stages", "blocks")}
-    parts = {name: float(values[name]) for name in ("dropout", "label_smoothing")}
-    return ResidualNetwork(column, column.layout, Architecture(**whole, **parts), encoder.width)
+    architecture = Architecture(
+        width=int(values["width"]),
+        stages=int(values["stages"]),
+        blocks=int(values["blocks"]),
+        dropout=float(values["dropout"]),
+        label_smoothing=float(values["label_smoothing"]),
+    )
+    return ResidualNetwork(column, column.layout, architecture, encoder.width)
 
 
 def _convolution(dims: int, inputs: int, outputs: int, kernel: int, stride: int) -> nn.Sequential:

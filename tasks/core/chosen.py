@@ -1,0 +1,59 @@
+"""The plug-ins that a params file names: each is looked up and checked before any stage does anything."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from tasks.core import contracts, plugins
+from tasks.core.errors import Mistake, UsageError
+from tasks.core.sections import unknown_key
+
+
+def mistakes(raw: Any) -> list[Mistake]:
+    """What is wrong with the names of plug-ins in a parsed params file, and with the plug-ins, apart from its shape.
+
+    Workloads and models are not among it: :mod:`tasks.core.settings` loads them, for their hyperparameters.
+    """
+    named = [*_texts(raw, "compress.methods", plugins.COMPRESSORS), *_texts(raw, "base.metric", plugins.METRICS)]
+    found = [_of_one(key, group, name) for key, group, name in named]
+    named += [*_texts(raw, "base.workload", plugins.WORKLOADS), *_texts(raw, "tune.model", plugins.MODELS)]
+    found += [
+        Mistake(
+            key,
+            name,
+            f"an installed plug-in of {group} has this name, which is that of a built-in one",
+            "give the plug-in's entry point another name, or uninstall it",
+        )
+        for key, group, name in named
+        if name in contracts.shadows(group)
+    ]
+    return [mistake for mistake in found if mistake is not None]
+
+
+def as_mistake(key: str, name: str, error: UsageError) -> Mistake:
+    """A plug-in that is not usable, as a mistake of the file that names it."""
+    return Mistake(key, name, f"{error.rule}: {error.found}", error.way_out)
+
+
+def _of_one(key: str, group: str, name: str) -> Mistake | None:
+    if name in plugins.names(group):
+        try:
+            plugins.load(group, name)
+        except UsageError as error:
+            return as_mistake(key, name, error)
+    elif group == plugins.COMPRESSORS and name not in contracts.METHODS:
+        return unknown_key(key, name, name, [*contracts.METHODS, *plugins.names(group)], "method")
+    return None
+
+
+def _texts(raw: Any, key: str, group: str) -> list[tuple[str, str, str]]:
+    """(key, group, text) of the text under a key, or of each text in a list there."""
+    section, _, name = key.partition(".")
+    values = raw.get(section) if isinstance(raw, Mapping) else None
+    value = values.get(name) if isinstance(values, Mapping) else None
+    listed = isinstance(value, list | tuple)
+    items = value if listed else [value]
+    return [
+        (f"{key}.{index}" if listed else key, group, item) for index, item in enumerate(items) if isinstance(item, str)
+    ]
