@@ -27,10 +27,10 @@ from tasks.core import metrics, original
 from tasks.core.workloads.recommender.encoder import ANSWERS, RecommenderEncoder
 
 _METRICS = ("hr@10", "ndcg@10", "mrr@10", f"mrr@{ANSWERS}")
-_DECAYS = (0.3, 0.5, 0.7, 1.0, 1.5)
-_NEIGHBOURS = (2, 3, 5, 10, 20, 50)
-_SHRINKAGE = (0, 10, 30)
-_RIDGES = (50, 100, 200, 300, 500)
+_DECAYS = (0.5, 1.0)
+_NEIGHBOURS = (1, 2, 3, 5, 10, 20, 50)
+_SHRINKAGE = (0, 10)
+_RIDGES = (100, 300, 500)
 
 Scorer = Callable[["Asked"], np.ndarray]
 

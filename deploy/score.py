@@ -30,8 +30,10 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     try:
         predictor = Predictor.open(options.folder, options.device, options.threads)
-        arrays: dict[str, Any] = {"provider": np.array(predictor.provider), **predictor.predict(read_npz(options.rows))}
-        np.savez(options.out, **arrays)
+        answers = predictor.predict(read_npz(options.rows))
+        # Texts are Python objects to onnxruntime; a file without pickle holds them as fixed-width ones.
+        plain: dict[str, Any] = {k: a.astype(np.str_) if a.dtype == object else a for k, a in answers.items()}
+        np.savez(options.out, provider=np.array(predictor.provider), **plain)
     except AssayError as error:
         print(error, file=sys.stderr)
         return error.exit_code

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
@@ -179,9 +180,10 @@ def _microseconds(array: np.ndarray) -> np.ndarray:
 def _moment(value: Any) -> int:
     if _is_missing(value):
         return int(MISSING["INT64"])
-    if isinstance(value, (int, np.integer)):
-        return int(value)
-    when = value if isinstance(value, datetime) else datetime.fromisoformat(_text(value).strip())
+    text = value if isinstance(value, datetime) else _text(value).strip()
+    if isinstance(text, str) and re.fullmatch(r"[+-]?\d{9,}", text):  # microseconds, not a date such as 20130901
+        return int(text)
+    when = text if isinstance(text, datetime) else datetime.fromisoformat(text)
     when = when.replace(tzinfo=UTC) if when.tzinfo is None else when
     return (when - _EPOCH) // timedelta(microseconds=1)
 

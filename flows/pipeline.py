@@ -217,7 +217,9 @@ def _check_foreign(dvc_yaml: Path, params: Path, model_files: Sequence[str]) -> 
             "another pipeline is there" + (f", without {', '.join(missing)}" if missing else ""),
             f"rename {params.name} (not to params.yaml), or move that pipeline",
         )
-    deps = {str(dep).replace("${tune.start_from}", next(iter(model_files), "")) for dep in stages["tune"].get("deps", [])}
+    deps = {
+        str(dep).replace("${tune.start_from}", next(iter(model_files), "")) for dep in stages["tune"].get("deps", [])
+    }
     if unwatched := [name for name in model_files if name not in deps]:
         lines = ", ".join(f"`- {name}`" for name in unwatched)
         raise UsageError(

@@ -185,7 +185,7 @@ def build(fitted: ArrayEncoder, **values: Any) -> torch.nn.Module:
     [
         ((28, 28), "uint8", 10), ((1, 8), "float32", 3), ((1, 1), "uint8", 3), ((7, 31, 3), "uint8", 2),
         ((3, 9, 70), "float32", 5), ((1,), "int64", 3), ((2, 300), "int32", 1000), ((100, 3), "float32", 3),
-        ((1, 8, 1), "uint8", 3),
+        ((1, 8, 1), "uint8", 3), ((130, 20, 3), "uint8", 3),
     ],
 )  # fmt: skip
 def test_networks_export_and_answer_as_torch_does(shape: tuple[int, ...], dtype: str, classes: int) -> None:
@@ -250,7 +250,7 @@ def test_images_are_shifted_a_little_and_never_mirrored_by_default() -> None:
     moved = augment.augmented(places, read_as((26, 26)), torch.zeros(1), "auto")
     assert moved.dtype == torch.uint8
     middle = moved[:, 13, 13].int() - 13
-    assert set(middle.tolist()) == {-2, -1, 0, 1, 2}
+    assert set(middle.tolist()) == {-1, 0, 1}
     assert (moved[:, 13].int().diff(dim=1) >= 0).all()  # left stays left
     mirrored = augment.augmented(places, read_as((26, 26)), torch.zeros(1), "flip")
     turned = (mirrored[:, 13].int().diff(dim=1) <= 0).all(dim=1).sum()

@@ -75,7 +75,7 @@ def test_weights_that_fit_are_the_original_without_a_search(
 
 def test_a_space_that_leaves_the_shape_open_is_refused_with_every_name(tmp_path: Path) -> None:
     params = world(tmp_path, {"start_from": "mine.safetensors"})
-    with pytest.raises(UsageError, match="tune.space says what the trained network is") as caught:
+    with pytest.raises(UsageError, match=r"tune\.space says what the trained network is") as caught:
         run_stage("tune", params, tmp_path)
     assert caught.value.found == "not fixed: hidden (a list of choices), dropout (a range)"
 
@@ -165,7 +165,7 @@ def test_a_finished_file_goes_through_every_room(
     kept = tmp_path / "artifacts" / "tune" / "original.onnx"
     assert kept.read_bytes() == path.read_bytes()
     (line,) = files.read_json(tmp_path / "artifacts" / "verify" / "verdict.json")["lines"]
-    assert line["original"] > 0.55
+    assert line["original"] > 0.65
     shipped = bundle(tmp_path)
     predictor = Predictor.load(shipped, "cpu")
     assert [tensor.name for tensor in predictor.signature.outputs] == outputs_shipped
@@ -176,6 +176,7 @@ def test_a_finished_file_goes_through_every_room(
     assert "Preprocessing is inside" not in card
     rows = pq.read_table(tmp_path / "artifacts" / "validate" / "test.parquet").slice(0, 40)
     model = original.load(tmp_path / "artifacts" / "tune")
+    assert model.encoder.columns == list(brought_world.FEATURES)  # in file order, not in that of the manifest
     answers = predictor.predict(model.encoder.raw_inputs(rows))[outputs_shipped[0]]
     np.testing.assert_allclose(answers, model.predict(rows), atol=0.1)
 
@@ -190,6 +191,38 @@ def test_the_compressed_file_is_smaller_and_is_what_was_judged(tmp_path: Path) -
     assert candidates["int8"]["value"] == pytest.approx(candidates["fp32"]["value"], abs=0.02)
     judged = pq.read_table(tmp_path / "artifacts" / "verify" / "predictions.parquet")
     assert np.abs(judged["original"].to_numpy() - judged["shipped"].to_numpy()).max() < 0.1
+
+
+def test_an_old_opset_is_kept_and_raised_only_where_int8_needs_it(tmp_path: Path) -> None:
+    params = world(tmp_path, {"start_from": "theirs.onnx"})
+    theirs = brought_world.network(opset=11)
+    theirs.ir_version = 6
+    brought_world.save(theirs, tmp_path / "theirs.onnx")
+    for stage in ("tune", "compress"):
+        run_stage(stage, params, tmp_path)
+    built = {name: onnx.load(tmp_path / "artifacts" / "compress" / f"{name}.onnx") for name in ("fp32", "int8")}
+    assert {name: found.opset_import[0].version for name, found in built.items()} == {"fp32": 11, "int8": 13}
+    assert built["fp32"].ir_version == 6
+
+
+def test_int8_of_a_model_with_nothing_to_quantize_is_the_model(tmp_path: Path) -> None:
+    theirs = brought_world.model(
+        [
+            helper.make_node("Split", ["features"], ["first", "rest"], axis=1, num_outputs=2),
+            helper.make_node("ReduceMean", ["first"], ["score"], axes=None, keepdims=1),
+        ],
+        {"features": (FLOAT, ["N", 6])},
+        {"score": (FLOAT, ["N", 1])},
+    )
+    theirs.graph.node[1].ClearField("attribute")
+    theirs.graph.node[1].attribute.append(helper.make_attribute("keepdims", 1))
+    axes = helper.make_tensor("axes", INT64, [1], [1])
+    theirs.graph.initializer.append(axes)
+    theirs.graph.node[1].input.append("axes")
+    from tasks.compress import int8
+
+    result = int8.quantize(theirs, {"features": np.zeros((8, 6), np.float32)})
+    assert result == theirs
 
 
 def test_external_data_beside_the_file_ends_up_inside(tmp_path: Path) -> None:
@@ -280,7 +313,7 @@ def test_external_data_that_is_not_there(tmp_path: Path) -> None:
         brought_world.network(), tmp_path / "x.onnx", save_as_external_data=True, location="x.data", size_threshold=64
     )
     (tmp_path / "x.data").unlink()
-    with pytest.raises(UsageError, match="external data that is not there: 'x.data'"):
+    with pytest.raises(UsageError, match=r"external data that is not there: 'x\.data'"):
         admit(tmp_path / "x.onnx", facts(), Tune(), rows(), tmp_path / "kept.onnx")
 
 
@@ -318,9 +351,7 @@ def test_a_sequence_of_maps_is_refused_with_the_way_out(tmp_path: Path) -> None:
         domains=("ai.onnx.ml",),
     )
     del zipmap.graph.output[:]
-    kind = helper.make_sequence_type_proto(
-        helper.make_map_type_proto(INT64, helper.make_tensor_type_proto(FLOAT, []))
-    )
+    kind = helper.make_sequence_type_proto(helper.make_map_type_proto(INT64, helper.make_tensor_type_proto(FLOAT, [])))
     zipmap.graph.output.append(helper.make_value_info("p", kind))
     assert "output `p` is no tensor (of sklearn models: convert with options={'zipmap': False})" in refusal(
         tmp_path, zipmap

@@ -124,7 +124,7 @@ def test_a_card_cannot_be_broken_by_a_columns_name(world: Path) -> None:
     from tasks.export import card
 
     params = load(world / "params.yaml")
-    stages = {name: manifest.read(world / "artifacts" / name) for name in ("validate", "compress")}
+    stages = {name: manifest.read(world / "artifacts" / name) for name in ("validate", "tune", "compress")}
     card.write(out, params.base, params.export, stages)
     (row,) = [row for row in (out / "README.md").read_text().splitlines() if "a\\|b'c &lt;d>" in row]
     assert row.count("|") - row.count("\\|") == 5

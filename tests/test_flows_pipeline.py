@@ -215,10 +215,12 @@ def test_a_pipeline_by_hand_must_watch_it_too(root):
         pipeline.prepare(params)
     assert "add `- models/net.onnx` to the deps of tune there" in caught.value.way_out
     for watched in ("models/net.onnx", "${tune.start_from}"):
-        (root / "dvc.yaml").write_text(by_hand.replace("      - tasks/tune\n", f"      - tasks/tune\n      - {watched}\n"))
+        (root / "dvc.yaml").write_text(
+            by_hand.replace("      - tasks/tune\n", f"      - tasks/tune\n      - {watched}\n")
+        )
         pipeline.prepare(params)
 
 
 def test_a_model_that_is_not_there_is_missed_before_any_stage_runs(root):
-    with pytest.raises(UsageError, match="tune.start_from must name a file"):
+    with pytest.raises(UsageError, match=r"tune\.start_from must name a file"):
         pipeline.prepare(write(root / "churn.yaml", BROUGHT))

@@ -85,7 +85,10 @@ def session(core: onnx.ModelProto, encoder: RecommenderEncoder) -> onnxruntime.I
 
 
 def by_file(opened: onnxruntime.InferenceSession, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    given = {name: array.astype(object) if array.dtype.kind in "UO" else array for name, array in inputs.items()}
+    given = {
+        name: array.astype(np.str_).astype(object) if array.dtype.kind in "USO" else array
+        for name, array in inputs.items()
+    }
     return dict(zip(("items", "scores"), opened.run(["items", "scores"], given), strict=True))
 
 
@@ -129,8 +132,8 @@ def test_a_cold_user_is_answered_by_the_history_alone(world: Any) -> None:
     rows = questions(kind)
     stranger = "nobody" if kind == "text" else -5
     inputs = encoder.raw_inputs(rows)
-    asked = {**inputs, "user": np.full((7, 1), stranger, inputs["user"].dtype)}
-    nobody = {**inputs, "user": np.full((7, 1), NOTHING[kind], inputs["user"].dtype)}
+    asked = {**inputs, "user": np.full((7, 1), stranger)}
+    nobody = {**inputs, "user": np.full((7, 1), NOTHING[kind])}
     first, second = by_file(opened, asked), by_file(opened, nobody)
     np.testing.assert_array_equal(first["items"], second["items"])
     assert not (first["items"][0] == first["items"][1]).all()
@@ -220,6 +223,17 @@ def test_a_row_without_an_item_is_refused() -> None:
     rows = pa.table({"who": ["who000"], "what": pa.array([None], pa.string())})
     with pytest.raises(DataRejected, match="must be an item"):
         encoder.labels(rows)
+
+
+def test_raw_inputs_go_through_the_signature_and_files_without_pickles(world: Any) -> None:
+    kind, encoder, _, opened = world
+    rows = questions(kind)
+    inputs = encoder.raw_inputs(rows)
+    assert not any(array.dtype.hasobject for array in inputs.values())
+    given = graph.signature(encoder).tensors(inputs)
+    found = opened.run(["items"], given)[0]
+    np.testing.assert_array_equal(found, by_file(opened, inputs)["items"])
+    assert inputs["history"].shape == (7, 40)
 
 
 def test_an_encoder_comes_back_from_json(world: Any) -> None:
@@ -327,7 +341,7 @@ def test_the_start_is_the_closed_form_where_there_is_room_for_all_of_it() -> Non
     expected = -inverse / np.diag(inverse)
     np.fill_diagonal(expected, 0)
     before = torch.get_rng_state()
-    factors = Start(users, items, encoder.width).factors(40, 2.0)
+    factors = Start(users, items, encoder.times(rows), encoder.width).factors(40, 2.0)
     assert factors is not None
     np.testing.assert_allclose((factors[0] @ factors[1].T).numpy(), expected, atol=1e-4)
     assert torch.equal(before, torch.get_rng_state())

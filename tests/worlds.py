@@ -79,12 +79,20 @@ def params(changes: Mapping[str, Mapping[str, Any]] | None = None) -> dict[str, 
     return raw
 
 
-def write(root: Path, changes: Mapping[str, Mapping[str, Any]] | None = None, table: pa.Table | None = None) -> Params:
-    """Fill ``root`` with ``params.yaml`` and finished ``ingest`` and ``validate`` stages; return the settings."""
+def write(
+    root: Path,
+    changes: Mapping[str, Mapping[str, Any]] | None = None,
+    table: pa.Table | None = None,
+    tensors: Mapping[str, Any] | None = None,
+) -> Params:
+    """Fill ``root`` with ``params.yaml`` and finished ``ingest`` and ``validate`` stages; return the settings.
+
+    ``tensors`` is the fact of that name about the table's columns of arrays.
+    """
     root.mkdir(parents=True, exist_ok=True)
     settings = write_params(root, changes)
     hashes = [settings_hash(settings.base, settings.section(stage)) for stage in ("ingest", "validate")]
-    finish_validate(root / settings.base.artifacts_dir, rows() if table is None else table, hashes)
+    finish_validate(root / settings.base.artifacts_dir, rows() if table is None else table, hashes, tensors or {})
     return settings
 
 
@@ -123,12 +131,12 @@ def rows(count: int = sum(SIZES.values()), seed: int = 7) -> pa.Table:
     )
 
 
-def finish_validate(artifacts: Path, table: pa.Table, settings: list[str]) -> None:
+def finish_validate(artifacts: Path, table: pa.Table, settings: list[str], tensors: Mapping[str, Any]) -> None:
     """Write ``ingest`` and ``validate`` as those rooms would leave the table, split in order by :data:`SIZES`.
 
     ``settings`` are the two stages' settings hashes.
     """
-    columns = {field.name: _kind(field.type) for field in table.schema}
+    columns = {field.name: _kind(field.type) for field in table.schema if field.name not in tensors}
     ingest, validate = artifacts / "ingest", artifacts / "validate"
     ingest.mkdir(parents=True)
     validate.mkdir()
@@ -153,7 +161,7 @@ def finish_validate(artifacts: Path, table: pa.Table, settings: list[str]) -> No
         "target": TARGET,
         "task": "binary",
         "classes": [0, 1],
-        "tensors": {},
+        "tensors": dict(tensors),
         "user": None,
         "time": None,
         "rows": counts,

@@ -86,6 +86,8 @@ def _smaller(name: str, core: onnx.ModelProto, calibration: Mapping[str, np.ndar
     given.CopyFrom(core)
     try:
         result = method(given, calibration)
+        if isinstance(result, onnx.ModelProto):
+            onnx.checker.check_model(result)
     except (AssayError, OSError, MemoryError):
         raise
     except Exception as error:  # the quantizer of onnxruntime and a user's code raise anything

@@ -17,6 +17,7 @@ import onnx
 from tasks.core import devices
 
 _BATCH = 256
+_OPSET = 13
 #: onnxruntime's severities.
 _WARNING, _ERROR = 2, 3
 #: Where the weights are. Quantizing the cheap operators between them only adds conversions.
@@ -50,7 +51,7 @@ def quantize(core: onnx.ModelProto, calibration: Mapping[str, np.ndarray]) -> on
 
     with tempfile.TemporaryDirectory() as folder, _quiet():
         plain, prepared, result = (Path(folder) / f"{name}.onnx" for name in ("plain", "prepared", "result"))
-        onnx.save(core, plain)
+        onnx.save(_recent(core), plain)
         quant_pre_process(plain, prepared, skip_symbolic_shape=True)
         quantize_static(
             prepared,
@@ -63,9 +64,33 @@ def quantize(core: onnx.ModelProto, calibration: Mapping[str, np.ndarray]) -> on
             reduce_range=not devices.has_vnni(),
             op_types_to_quantize=_OPERATORS,
             nodes_to_exclude=_left_in_float(onnx.load(prepared)),
+            extra_options=_options(core),
         )
         model: onnx.ModelProto = onnx.load(result)
+    if not any(node.op_type == "DequantizeLinear" for node in model.graph.node):
+        return core  # nothing in it is worth it (trees, for example): no smaller file may bear the name int8
+    _forget_unused_domains(model)
     return model
+
+
+def _options(core: onnx.ModelProto) -> dict[str, Any]:
+    """Scores that are sorted stay float: 256 levels would tie, and an order of ties is no ranking."""
+    ranks = any(node.op_type == "TopK" for node in core.graph.node)
+    return {"OpTypesToExcludeOutputQuantization": ["MatMul", "Gemm"]} if ranks else {}
+
+
+def _recent(core: onnx.ModelProto) -> onnx.ModelProto:
+    """The model in an opset that can scale each channel of a weight by itself."""
+    version = next((item.version for item in core.opset_import if item.domain in ("", "ai.onnx")), _OPSET)
+    return core if version >= _OPSET else onnx.version_converter.convert_version(core, _OPSET)
+
+
+def _forget_unused_domains(model: onnx.ModelProto) -> None:
+    """onnxruntime writes every domain that it knows into a model that it has prepared."""
+    used = {node.domain for nodes in (model.graph, *model.functions) for node in nodes.node} | {"", "ai.onnx"}
+    kept = [item for item in model.opset_import if item.domain in used]
+    del model.opset_import[:]
+    model.opset_import.extend(kept)
 
 
 @contextmanager

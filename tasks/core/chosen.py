@@ -52,8 +52,6 @@ def _texts(raw: Any, key: str, group: str) -> list[tuple[str, str, str]]:
     section, _, name = key.partition(".")
     values = raw.get(section) if isinstance(raw, Mapping) else None
     value = values.get(name) if isinstance(values, Mapping) else None
-    listed = isinstance(value, list | tuple)
-    items = value if listed else [value]
-    return [
-        (f"{key}.{index}" if listed else key, group, item) for index, item in enumerate(items) if isinstance(item, str)
-    ]
+    if isinstance(value, list | tuple):
+        return [(f"{key}.{index}", group, item) for index, item in enumerate(value) if isinstance(item, str)]
+    return [(key, group, value)] if isinstance(value, str) else []

@@ -130,8 +130,10 @@ def _texts(found: Any, *attributes: str) -> Iterator[str]:
     for attribute in attributes:
         value = getattr(found, attribute, None)
         if not isinstance(value, str) or not value:
-            yield f"`{attribute}` must be a text, and is {value!r}" if hasattr(found, attribute) else (
-                f"`{attribute}` is missing"
+            yield (
+                f"`{attribute}` must be a text, and is {value!r}"
+                if hasattr(found, attribute)
+                else (f"`{attribute}` is missing")
             )
 
 

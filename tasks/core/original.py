@@ -104,7 +104,7 @@ def _check_count(model: torch.nn.Module, example: Sequence[np.ndarray], names: t
 
     device = next(model.parameters()).device
     with torch.no_grad():
-        found = len(model.eval()(*(torch.from_numpy(array).to(device) for array in example)))
+        found = len(model.eval()(*(torch.tensor(array, device=device) for array in example)))
     if found != len(names):
         raise UsageError(
             "a network answers its logits and one tensor for each of its model's `extra_outputs`",

@@ -10,7 +10,7 @@ import functools
 import json
 import operator
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import Field, create_model, model_validator
 
@@ -268,9 +268,10 @@ def _text_of(raw: Any, section: str) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def with_space(space: type[Section]) -> type[Params]:
-    """The tree whose ``tune.space`` is the given one."""
-    field = (space, Field(default=space(), description="Hyperparameters: those of `model`."))
+def with_space(space: Any) -> type[Params]:
+    """The tree whose ``tune.space`` is the given one, or any of a union of them (the first by default)."""
+    default = next(iter(get_args(space)), space)()
+    field = (space, Field(default=default, description="Hyperparameters: those of `model`."))
     tune = create_model("Tune", __base__=Tune, __doc__=Tune.__doc__, space=field)
     return create_model("Params", __base__=Params, __doc__=Params.__doc__, tune=(tune, tune()))
 

@@ -16,7 +16,6 @@ from tasks.core.log import log
 from tasks.core.manifest import Manifest
 from tasks.core.original import ENCODER, SPEC
 from tasks.core.original import write as write_original
-from tasks.core.settings import Base
 from tasks.core.stage import StageSettings
 
 if TYPE_CHECKING:
@@ -48,7 +47,7 @@ def run(settings: StageSettings, inputs: Mapping[str, Path], out: Path) -> Manif
     from tasks.tune.objective import Objective
 
     data = manifest.read(inputs["validate"])
-    identity = f"{settings.hash[:16]}-{manifest.identity(inputs['validate'])[:16]}-{_code(settings.base)[:16]}"
+    identity = f"{settings.hash[:16]}-{manifest.identity(inputs['validate'])[:16]}-{_code(settings)[:16]}"
     scratch = settings.scratch / "tune" / identity
     _forget_other_studies(scratch)
     started = time.perf_counter()
@@ -62,14 +61,23 @@ def run(settings: StageSettings, inputs: Mapping[str, Path], out: Path) -> Manif
     return manifest.build("tune", settings.hash, inputs, out, *result)
 
 
-def _code(base: Base) -> str:
-    """Hash of what else decides a trial's result: this room's and the workload's code, and the libraries' versions."""
-    family = Path(str(sys.modules[type(workloads.find(base.workload)).__module__].__file__)).parent
+def _code(settings: StageSettings) -> str:
+    """Hash of what else decides a trial's result: this room's, the workload's and the model's code, and libraries."""
+    workload = workloads.find(settings.base.workload)
+    families = [_sources(found) for found in (workload, workloads.model(workload, settings.own.model))]
     digest = hashlib.sha256(json.dumps(record.versions(), sort_keys=True).encode())
-    for folder in (Path(__file__).parent, Path(workloads.__file__).parent, family):
-        for path in sorted(folder.glob("*.py")):
-            digest.update(path.read_bytes())
+    for folder in (Path(__file__).parent, Path(workloads.__file__).parent):
+        families.append(sorted(folder.glob("*.py")))
+    for path in (path for family in families for path in family):
+        digest.update(path.read_bytes())
     return digest.hexdigest()
+
+
+def _sources(plugin: object) -> list[Path]:
+    """The files of the package that a workload or model is written in; a module outside of any is alone."""
+    name = type(plugin).__module__
+    path = Path(str(sys.modules[name].__file__))
+    return sorted(path.parent.glob("*.py")) if path.name == "__init__.py" or "." in name else [path]
 
 
 def _forget_other_studies(study: Path) -> None:

@@ -174,7 +174,9 @@ def read_state(path: Path) -> dict[str, torch.Tensor]:
             "save it with torch.save(network.state_dict(), ...), or better as .safetensors",
         ) from error
     if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
-        held = f"a dict with {', '.join(map(str, list(state)[:8]))}" if isinstance(state, dict) else type(state).__name__
+        held = (
+            f"a dict with {', '.join(map(str, list(state)[:8]))}" if isinstance(state, dict) else type(state).__name__
+        )
         raise UsageError(
             "a .pt file must be a state dict: parameter name -> tensor, nothing around it",
             f"{path} holds {held}",

@@ -11,7 +11,7 @@ import onnx
 from onnx import TensorProto
 
 #: Element type -> datatype in the words of the Open Inference Protocol.
-DATATYPES = {
+DATATYPES: Mapping[int, str] = {
     TensorProto.BOOL: "BOOL", TensorProto.UINT8: "UINT8", TensorProto.INT8: "INT8", TensorProto.INT32: "INT32",
     TensorProto.INT64: "INT64", TensorProto.FLOAT16: "FP16", TensorProto.FLOAT: "FP32", TensorProto.DOUBLE: "FP64",
     TensorProto.STRING: "BYTES",
@@ -71,7 +71,7 @@ def bind(inputs: Sequence[Value], facts: Mapping[str, Any], dropped: Sequence[st
 
     Args:
         inputs: of the graph.
-        facts: of `validate`.
+        facts: of `validate`, with the columns in file order.
         dropped: columns that the model must not see.
     """
     split = facts["split"]
@@ -113,9 +113,7 @@ def _tensor(value: Value, source: str, stored: Mapping[str, Any]) -> tuple[Input
     shape, dtype = value.shape or (), str(stored["dtype"])
     item = Input(value.name, value.datatype, shape, (source,), {"dtype": dtype, "shape": list(stored["shape"])})
     have = tuple(stored["shape"])
-    fits = len(have) + 1 == len(shape) and all(
-        want in (-1, size) for want, size in zip(shape[1:], have, strict=True)
-    )
+    fits = len(have) + 1 == len(shape) and all(want in (-1, size) for want, size in zip(shape[1:], have, strict=True))
     if not fits:
         return item, f"takes {_axes(shape)}, and `{source}` holds {_axes((-1, *have))}"
     if value.datatype == "BYTES" or (value.datatype not in FLOATS and dtype.startswith("float")):
@@ -142,8 +140,10 @@ def _packed(value: Value, names: tuple[str, ...], alone: bool) -> tuple[Input, s
         return item, "no data of that name, and no numeric column to give it"
     if shape[1] not in (-1, len(names)):
         listed = ", ".join(names[:40])
-        return item, f"takes {shape[1]} features, and there are {len(names)} numeric columns: {listed} (see " \
-            "tune.features.drop)"
+        return (
+            item,
+            f"takes {shape[1]} features, and there are {len(names)} numeric columns: {listed} (see tune.features.drop)",
+        )
     return item, ""
 
 

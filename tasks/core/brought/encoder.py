@@ -178,8 +178,8 @@ def _values(column: pa.ChunkedArray, name: str, datatype: str) -> np.ndarray:
             f"{column.null_count} rows have none",
             "let the suite quarantine such rows, or fill them in the source",
         )
-    values = column.cast(pa.int64()).to_numpy(zero_copy_only=False)
-    narrow = values.astype(numpy_type(datatype))
+    values = np.asarray(column.cast(pa.int64()).to_numpy(zero_copy_only=False))
+    narrow: np.ndarray = values.astype(numpy_type(datatype))
     if (narrow.astype(np.int64) != values).any():
         raise DataRejected(
             f"the model takes {datatype} for {name}",

@@ -66,7 +66,7 @@ def admit(path: Path, facts: Mapping[str, Any], tune: Tune, validation: pa.Table
         )
     model = door.read(path)
     problems = door.problems(model, path.parent)
-    inputs, wrong = bind.bind(bind.fed(model), facts, tune.features.drop)
+    inputs, wrong = bind.bind(bind.fed(model), _in_file_order(facts, validation), tune.features.drop)
     given = [bind.declared(info) for info in model.graph.output]
     problems += [*wrong, *outputs.problems(given, tune.output)]
     judged = next((value for value in given if value.name == tune.output), None) or next(
@@ -89,6 +89,12 @@ def admit(path: Path, facts: Mapping[str, Any], tune: Tune, validation: pa.Table
     return Brought(BroughtEncoder(tuple(inputs), shapes, reading, facts["target"], task, classes), out)
 
 
+def _in_file_order(facts: Mapping[str, Any], rows: pa.Table) -> dict[str, Any]:
+    """The facts with columns in the order of the rows: in a manifest they are sorted by name."""
+    columns = facts["columns"]
+    return dict(facts) | {"columns": {name: columns[name] for name in rows.column_names if name in columns}}
+
+
 def _refusal(path: Path, problems: list[str]) -> UsageError:
     return UsageError(
         "a finished .onnx file must be complete, standard, and fit the data",
@@ -97,9 +103,7 @@ def _refusal(path: Path, problems: list[str]) -> UsageError:
     )
 
 
-def _answers(
-    path: Path, inputs: list[bind.Input], given: list[bind.Value], rows: pa.Table
-) -> dict[str, np.ndarray]:
+def _answers(path: Path, inputs: list[bind.Input], given: list[bind.Value], rows: pa.Table) -> dict[str, np.ndarray]:
     """Every output's answers to the rows.
 
     Raises:

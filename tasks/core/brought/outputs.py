@@ -46,7 +46,7 @@ class Reading:
         """The judged form, of the output [rows] or [rows, width]; float32 unless it has that form already."""
         if self.answer == self.output:
             return array
-        values = array.astype(np.float32).reshape(len(array), self.width)
+        values: np.ndarray = array.astype(np.float32).reshape(len(array), self.width)
         if self.kind == "logits":
             values = _softmax(values) if self.width > 1 else 1 / (1 + np.exp(-np.clip(values, -80, 80)))
         return values[:, 1:2] if task == "binary" and self.width == 2 else values
@@ -102,11 +102,14 @@ def read(name: str, answers: np.ndarray, task: str, taken: set[str], datatype: s
         return None, f"{int((~np.isfinite(answers)).sum())} of its answers to the validation rows are not finite"
     flat, width = answers.ndim == 1, 1 if answers.ndim == 1 else answers.shape[1]
     kind = "values" if task == "regression" else "logits"
-    if kind == "logits" and -_ROUNDING <= answers.min(initial=0) and answers.max(initial=0) <= 1 + _ROUNDING:
+    if kind == "logits" and answers.min(initial=0) >= -_ROUNDING and answers.max(initial=0) <= 1 + _ROUNDING:
         kind = "probabilities"
         if width > 1 and np.abs(answers.astype(np.float64).sum(axis=1) - 1).max(initial=0) > _SUM:
-            return None, "it answers numbers between 0 and 1 that do not add to 1 over the classes (end the graph with \
-a Softmax, or give its logits)"
+            return (
+                None,
+                "it answers numbers between 0 and 1 that do not add to 1 over the classes (end the graph with \
+a Softmax, or give its logits)",
+            )
     fits = not flat and kind != "logits" and datatype in ("FP32", "FP64") and (task != "binary" or width == 1)
     answer = name if fits else _free(_NAMES[task], taken)
     return Reading(name, kind, width, flat, answer), ""
@@ -134,7 +137,9 @@ def with_answer(model: onnx.ModelProto, reading: Reading, task: str) -> onnx.Mod
         steps.append(("Gather", [f"{_NODE}/second"], {"axis": 1}))
     for name, values in (("shape", [-1, reading.width]), ("second", [1])):
         tensor = helper.make_tensor(f"{_NODE}/{name}/value", TensorProto.INT64, [len(values)], values)
-        result.graph.node.append(helper.make_node("Constant", [], [f"{_NODE}/{name}"], f"{_NODE}/{name}/op", value=tensor))
+        result.graph.node.append(
+            helper.make_node("Constant", [], [f"{_NODE}/{name}"], f"{_NODE}/{name}/op", value=tensor)
+        )
     last = reading.output
     for index, (operator, more, attributes) in enumerate(steps):
         output = reading.answer if index == len(steps) - 1 else f"{_NODE}/{operator}"

@@ -75,6 +75,9 @@ class Model(Protocol):
         workload: name of the family that it belongs to.
         space: a :class:`~tasks.core.sections.Section` whose fields are hyperparameters (:mod:`tasks.core.space`), with
             defaults; ``learning_rate`` and ``weight_decay`` are among them.
+
+    A model whose network answers more than its logits has an attribute ``extra_outputs``, a tuple of names: the network
+    then returns (logits, one tensor [rows, ...] for each name). The exported model gives them too; nothing judges them.
     """
 
     @property
@@ -87,7 +90,8 @@ class Model(Protocol):
 
         Args:
             encoder: fitted on train.
-            values: hyperparameter -> value.
+            values: hyperparameter -> value; without those of the training alone (``learning_rate``,
+                ``weight_decay``) if weights are brought and these are not fixed.
         """
 
 

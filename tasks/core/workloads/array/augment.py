@@ -7,8 +7,8 @@ from torch import Tensor
 
 from tasks.core.workloads.array.layout import Layout
 
-#: Largest shift along an axis, as a share of its length: 2 pixels of 28.
-_SHIFT = 0.08
+#: Largest shift along an axis, as a share of its length: 1 pixel of 28.
+_SHIFT = 0.05
 #: Largest change of a series' amplitude about its mean, as a share.
 _SCALE = 0.05
 

@@ -82,7 +82,7 @@ class ResidualNetwork(nn.Module):
         self.blocks = nn.Sequential(*parts)
         self.dropout = nn.Dropout(architecture.dropout)
         self.linear = nn.Linear(width, outputs)
-        if dims == 2:  # the order in which a CPU's convolutions are fastest
+        if dims == 2:  # a fifth less of a CPU's time than channels first
             self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stubs lack it
 
     def forward(self, values: Tensor) -> Tensor:

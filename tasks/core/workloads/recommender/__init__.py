@@ -54,7 +54,8 @@ class Recommender:
         from tasks.core.workloads.recommender.start import Start
 
         fitted = encoder.fit(rows, facts)
-        return replace(fitted, start=Start(fitted.user_codes(rows), fitted.item_codes(rows), fitted.width))
+        users, items, times = fitted.user_codes(rows), fitted.item_codes(rows), fitted.times(rows)
+        return replace(fitted, start=Start(users, items, times, fitted.width))
 
     def restore(self, raw: Mapping[str, Any]) -> RecommenderEncoder:
         """The encoder that its ``as_dict`` described."""

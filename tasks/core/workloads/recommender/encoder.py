@@ -22,6 +22,7 @@ USER, HISTORY, ITEMS, SCORES = "user", "history", "items", "scores"
 ANSWERS = 100
 #: What stands where there is no id: an unknown user, the end of a history, a place that no item is left for.
 NOTHING: Mapping[str, Any] = {"text": "", "integer": int(np.iinfo(np.int64).min)}
+_DTYPES: Mapping[str, Any] = {"text": np.str_, "integer": np.int64}
 
 
 @dataclass(frozen=True)
@@ -78,6 +79,11 @@ class RecommenderEncoder:
         """int64 [rows], 0 for a user that train does not have."""
         return codes(rows[self.user], self.users, self.user_kind)
 
+    def times(self, rows: pa.Table) -> np.ndarray:
+        """The rows' times, int64 [rows], in the unit of their column."""
+        times: np.ndarray = rows[self.time].cast("int64").to_numpy()
+        return times
+
     def item_codes(self, rows: pa.Table) -> np.ndarray:
         """The rows' own items, int64 [rows], 0 for one that train does not have."""
         return codes(rows[self.target], self.items, self.item_kind)
@@ -103,23 +109,25 @@ class RecommenderEncoder:
             found = f"{column.null_count} rows have none"
             raise DataRejected(f"the target {self.target} must be an item", found, "let the suite quarantine such rows")
         values = column.to_numpy(zero_copy_only=False)
-        return np.asarray(values, np.str_ if self.item_kind == "text" else np.int64)
+        return np.asarray(values, _DTYPES[self.item_kind])
 
     def raw_inputs(self, rows: pa.Table) -> dict[str, np.ndarray]:
-        """``user`` [rows, 1] and ``history`` [rows, H]: int64, or texts as object arrays.
+        """``user`` [rows, 1], int64 or ``str``; and ``history`` [rows, H], int64 or UTF-8 ``bytes``.
 
-        Objects, since equal texts are then one object: 2,000 places a row would take half a gigabyte as fixed-width
-        texts, where the longest id sets the width.
+        Bytes, since a place for a character takes four times as much in a ``str`` array, and most places are empty.
         """
         histories, places = _histories(rows)
-        padded = np.full(places.shape, NOTHING[self.item_kind], np.object_ if self.item_kind == "text" else np.int64)
-        padded[places] = _values(histories, self.item_kind)
-        return {USER: _values(rows[self.user], self.user_kind)[:, None], HISTORY: padded}
+        values = _values(histories, self.item_kind)
+        padded = np.full(places.shape, NOTHING[self.item_kind], values.dtype)
+        padded[places] = values
+        users = _values(rows[self.user], self.user_kind)
+        if self.user_kind == "text":
+            users = np.char.decode(users, "utf-8")
+        return {USER: users[:, None], HISTORY: padded}
 
     def answers(self, core: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """``items`` [rows, k], ids in order of their score; and ``scores`` float32 [rows, k]."""
-        kind = np.str_ if self.item_kind == "text" else np.int64
-        ids = np.array([NOTHING[self.item_kind], *self.items], kind)
+        ids = np.array([NOTHING[self.item_kind], *self.items], _DTYPES[self.item_kind])
         return {ITEMS: ids[core["item_codes"]], SCORES: core[SCORES]}
 
     def signature(self) -> Signature:
@@ -168,7 +176,8 @@ def codes(column: Any, known: tuple[Any, ...], kind: str) -> np.ndarray:
 
     dtype = pa.string() if kind == "text" else pa.int64()
     found = pc.index_in(column.cast(dtype), value_set=pa.array(known, type=dtype))
-    return np.array(pc.fill_null(pc.add(found.cast(pa.int64()), 1), 0))  # writable, as torch asks
+    result: np.ndarray = pc.fill_null(pc.add(found.cast(pa.int64()), 1), 0).to_numpy(zero_copy_only=False)
+    return result.copy()  # Arrow's memory is not writable, which torch asks of arrays
 
 
 def _histories(rows: pa.Table) -> tuple[pa.Array, np.ndarray]:
@@ -184,18 +193,18 @@ def _histories(rows: pa.Table) -> tuple[pa.Array, np.ndarray]:
 
 
 def _values(column: Any, kind: str) -> np.ndarray:
-    """Ids as the model takes them; what is missing as it knows it."""
+    """Ids [values] as int64 or UTF-8 ``bytes``; what is missing as the model knows it."""
     import pyarrow as pa
     import pyarrow.compute as pc
 
     if kind == "integer":
         return np.asarray(pc.fill_null(column.cast(pa.int64()), NOTHING[kind]).to_numpy(zero_copy_only=False))
-    texts = pc.fill_null(column.cast(pa.string()), "")
-    if isinstance(texts, pa.ChunkedArray):
-        texts = texts.combine_chunks()
-    encoded = texts.dictionary_encode()
-    names = np.array(encoded.dictionary.to_pylist(), np.object_)
-    return names[encoded.indices.to_numpy()] if len(names) else np.empty(0, np.object_)
+    encoded = pc.fill_null(column.cast(pa.string()), NOTHING[kind]).dictionary_encode()
+    if isinstance(encoded, pa.ChunkedArray):
+        encoded = encoded.unify_dictionaries().combine_chunks()
+    names = np.array([*(name.encode() for name in encoded.dictionary.to_pylist()), b""], np.bytes_)
+    found: np.ndarray = names[encoded.indices.to_numpy(zero_copy_only=False)]
+    return found
 
 
 def _plain(value: Any) -> Any:

@@ -9,13 +9,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from tasks.core.workloads.recommender.start import DECAY
+
 if TYPE_CHECKING:
     from tasks.core.workloads.recommender.encoder import RecommenderEncoder
 
 #: Score of an item that is not an answer: finite, so that an answer is plain numbers.
 MASKED = -1e9
-#: Where the two exponents start: how fast an earlier item fades with its rank, and how much a long history is damped.
-_DECAY, _DAMPING = 0.5, 0.3
+#: Where the exponent starts that says how much a long history is damped.
+_DAMPING = 0.3
 #: Closed-form weights are shares; logits that predict as surely as they rank need to be larger.
 _SHARPNESS = 100.0
 
@@ -62,7 +64,7 @@ class TwoTowerNetwork(nn.Module):
         self.items = nn.Parameter(torch.empty(dim, width).normal_(std=0.05))
         self.bias = nn.Parameter(torch.zeros(width))
         self.users = nn.Parameter(torch.zeros(len(encoder.users) + 1, dim))
-        self.decay = nn.Parameter(torch.tensor(_DECAY))
+        self.decay = nn.Parameter(torch.tensor(DECAY))
         self.damping = nn.Parameter(torch.tensor(_DAMPING))
         self.drop = nn.Dropout(architecture.dropout)
         counts = torch.tensor(encoder.counts, dtype=torch.float32)

@@ -15,11 +15,11 @@ class Space(Section):
     """Decoupled weight decay of AdamW."""
     dim: Size = 256
     """Size of the vectors of users and items."""
-    dropout: Dropout = 0.2
+    dropout: Dropout = 0.3
     """Dropout of the history's vector."""
-    history_dropout: Dropout = 0.1
+    history_dropout: Dropout = 0.3
     """Share of earlier items that are left out while training."""
-    user_dropout: Dropout = 0.5
+    user_dropout: Dropout = 0.9
     """Share of users that are unknown while training, so that the history has to do."""
     ridge: Rate = 300.0
     """Ridge of the closed form that the vectors start from: more of it trusts rare pairs less."""

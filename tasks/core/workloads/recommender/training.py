@@ -40,8 +40,7 @@ def pieces(encoder: RecommenderEncoder, rows: pa.Table) -> tuple[Tensor, Tensor,
         the piece, int64 [n]: 1 to WINDOW.
     """
     users, items = encoder.user_codes(rows), encoder.item_codes(rows)
-    times = rows[encoder.time].cast("int64").to_numpy()
-    order = np.lexsort((np.random.default_rng(0).random(len(users)), times, users))
+    order = np.lexsort((np.random.default_rng(0).random(len(users)), encoder.times(rows), users))
     users, items = users[order], items[order]
     first = np.searchsorted(users, users)  # where the row's user begins
     starts = np.flatnonzero((np.arange(len(users)) - first) % WINDOW == 0)
