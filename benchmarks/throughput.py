@@ -36,7 +36,8 @@ Loss = Callable[[nn.Module, tuple[Tensor, ...]], Tensor]
 
 def by_hand(network: nn.Module, recipe: Recipe, examples: tuple[Tensor, ...], loss: Loss) -> None:
     """The least code that trains."""
-    optimizer = torch.optim.AdamW(network.parameters(), recipe.learning_rate, weight_decay=recipe.weight_decay, fused=True)
+    settings = {"lr": recipe.learning_rate, "weight_decay": recipe.weight_decay, "fused": True}
+    optimizer = torch.optim.AdamW(network.parameters(), **settings)
     network.train()
     order = torch.randperm(len(examples[0]))
     for start in range(0, len(order) - recipe.batch_size + 1, recipe.batch_size):

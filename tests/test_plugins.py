@@ -18,13 +18,13 @@ import worlds
 from torch import nn
 
 from deploy.predictor import Predictor
-from tasks.core import contracts, files, original, plugins, tensors
+from tasks.core import contracts, files, original, plugins, tensors, workloads
 from tasks.core.errors import SettingsError, UsageError
 from tasks.core.sections import Section
 from tasks.core.settings import parse
 from tasks.core.space import Decay, FloatRange, Rate
 from tasks.core.stage import run_stage
-from tasks.core.testing import CompressorContract, MetricContract, ModelContract
+from tasks.core.testing import CompressorContract, MetricContract, ModelContract, WorkloadContract, data
 
 ROOT = Path(__file__).parents[1]
 CUSTOM = ROOT / "examples" / "custom"
@@ -395,6 +395,24 @@ def test_a_model_that_breaks_its_contract_is_told_how(install: Install, model: A
 
     with pytest.raises(AssertionError, match=told):
         getattr(Mine(), test)()
+
+
+def test_a_workload_is_tested_with_all_its_models(install: Install) -> None:
+    class Pairs(type(workloads.find("array"))):  # type: ignore[misc]
+        name = "pairs"
+        default_model = "pair"
+        models = {"pair": PairModel()}  # noqa: RUF012
+
+    install(plugins.WORKLOADS, "pairs", Pairs())
+
+    class Mine(WorkloadContract):
+        name = "pairs"
+
+        def data(self) -> Any:
+            return data.make("array", "multiclass", TENSORS)
+
+    for name in (name for name in dir(Mine) if name.startswith("test_")):
+        getattr(Mine(), name)()
 
 
 def test_a_metric_that_points_the_wrong_way_is_told(install: Install) -> None:

@@ -133,7 +133,7 @@ class Tune(Section):
     class_weights: Literal["none", "balanced"] = "none"
     """`balanced` weighs the rows of a rare class up, so that every class counts as much in the loss."""
     augment: Literal["auto", "flip", "none"] = "auto"
-    """Array: light random changes in training that leave the label as it is; `flip` also mirrors images left to right."""
+    """Array: light random changes in training that leave the label as it is; `flip` also mirrors images sideways."""
     start_from: Annotated[str, Field(pattern=r"\.(safetensors|pt|pth|onnx)$")] | None = None
     """Trained weights of `model` (.safetensors, or .pt of a state dict), or a finished .onnx file: no search."""
     output: str | None = None

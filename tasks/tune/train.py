@@ -78,7 +78,7 @@ def train(
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, _warm_up_and_cosine(recipe.epochs * steps))
     average = torch.optim.swa_utils.AveragedModel(
         network,
-        multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(_EMA_DECAY),  # type: ignore[no-untyped-call]
+        multi_avg_fn=_exponential_average,
         use_buffers=True,  # batch norm's running statistics belong to the averaged weights
     )
     score = math.nan
@@ -97,6 +97,13 @@ def train(
         report(epoch, score)
     state = {name: value.detach().cpu().contiguous().clone() for name, value in average.module.state_dict().items()}
     return Trained(state, score)
+
+
+@torch.no_grad()
+def _exponential_average(averages: list[Tensor], values: list[Tensor], count: Tensor | int) -> None:
+    """Move the averages towards the values; faster at first, so that a short training forgets where it began."""
+    decay = min(_EMA_DECAY, (1 + int(count)) / (10 + int(count)))
+    torch.optim.swa_utils.get_ema_multi_avg_fn(decay)(averages, values, count)  # type: ignore[no-untyped-call]
 
 
 def _step(

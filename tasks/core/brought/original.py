@@ -14,6 +14,7 @@ from deploy.runtime import open_session
 from deploy.signature import Tensor
 from tasks.core.brought import bind, door, outputs
 from tasks.core.brought.encoder import BroughtEncoder
+from tasks.core.brought.outputs import Reading
 from tasks.core.errors import AssayError, UsageError
 from tasks.core.log import log
 
@@ -68,25 +69,39 @@ def admit(path: Path, facts: Mapping[str, Any], tune: Tune, validation: pa.Table
     problems = door.problems(model, path.parent)
     inputs, wrong = bind.bind(bind.fed(model), _in_file_order(facts, validation), tune.features.drop)
     given = [bind.declared(info) for info in model.graph.output]
+    judged = _judged(given, tune.output)
     problems += [*wrong, *outputs.problems(given, tune.output)]
-    judged = next((value for value in given if value.name == tune.output), None) or next(
-        (value for value in given if value.datatype in bind.FLOATS), None
-    )
     problems += outputs.misfits(judged.shape, task, classes) if judged else []
     if problems or judged is None:
         raise _refusal(path, problems)
     door.keep(path, model, out)
-    core = _answers(out, inputs, given, validation)
-    answers = core[judged.name]
-    reading = None
-    if not (problems := outputs.misfits(answers.shape, task, classes)):
-        reading, problem = outputs.read(judged.name, answers, task, _names(model), judged.datatype)
-        problems = [f"output `{judged.name}`: {problem}"] if problem else []
-    if reading is None:
-        raise _refusal(path, problems)
+    found = _answers(out, inputs, given, validation)
+    reading = _reading(path, judged, found[judged.name], (task, classes), _names(model))
     log.info("tune: output `%s` of %s is read as %s", judged.name, path.name, reading.kind)
-    shapes = tuple(_shaped(value, core[value.name]) for value in given)
+    shapes = tuple(_shaped(value, found[value.name]) for value in given)
     return Brought(BroughtEncoder(tuple(inputs), shapes, reading, facts["target"], task, classes), out)
+
+
+def _judged(given: list[bind.Value], wanted: str | None) -> bind.Value | None:
+    """The output of that name, or the first one of floats."""
+    named = (value for value in given if value.name == wanted)
+    return next(named, None) or next((value for value in given if value.datatype in bind.FLOATS), None)
+
+
+def _reading(
+    path: Path, judged: bind.Value, answers: np.ndarray, about: tuple[str, tuple[Any, ...]], taken: set[str]
+) -> Reading:
+    """How the judged output is read, by its answers to real rows; ``about`` is the task and its classes.
+
+    Raises:
+        UsageError: if it cannot be read as answers.
+    """
+    if problems := outputs.misfits(answers.shape, *about):
+        raise _refusal(path, problems)
+    reading, problem = outputs.read(judged.name, answers, about[0], taken, judged.datatype)
+    if reading is None:
+        raise _refusal(path, [f"output `{judged.name}`: {problem}"])
+    return reading
 
 
 def _in_file_order(facts: Mapping[str, Any], rows: pa.Table) -> dict[str, Any]:
@@ -109,7 +124,7 @@ def _answers(path: Path, inputs: list[bind.Input], given: list[bind.Value], rows
     Raises:
         UsageError: if onnxruntime fails at it, or an output is not one answer a row.
     """
-    reading = outputs.Reading("", "values", 1, False, "")
+    reading = Reading("", "values", 1, False, "")
     encoder = BroughtEncoder(tuple(inputs), tuple(_shaped(value, None) for value in given), reading, "", "", ())
     predictor = Predictor(open_session(path, "cpu"), encoder.file_signature)
     raw = encoder.raw_inputs(rows)

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from tasks.core.workloads.array.encoder import ArrayEncoder
     from tasks.core.workloads.contract import Encoder
 
-_METRICS = {"binary": "auc", "multiclass": "accuracy"}
+_METRICS = {"binary": "auc", "multiclass": "accuracy", "regression": "rmse"}  # the last for finished .onnx files
 
 
 class Resnet:
@@ -46,7 +46,7 @@ class Array:
     models: Mapping[str, Resnet] = {"resnet": Resnet(), "resnet1d": Resnet()}
 
     def default_metric(self, task: str) -> str:
-        """auc or accuracy."""
+        """auc or accuracy; rmse for a finished .onnx file that estimates."""
         return _METRICS[task]
 
     def fit(self, rows: pa.Table, facts: Mapping[str, Any], tune: Tune) -> ArrayEncoder:
