@@ -52,9 +52,7 @@ def _kind(value: Any) -> str:
 
 
 Searched = Annotated[
-    Annotated[int | float | str, Tag("value")]
-    | Annotated[FloatRange, Tag("range")]
-    | Annotated[Choice, Tag("choice")],
+    Annotated[int | float | str, Tag("value")] | Annotated[FloatRange, Tag("range")] | Annotated[Choice, Tag("choice")],
     Discriminator(_kind),
 ]
 

@@ -13,6 +13,7 @@ _WARM_UP_STEPS = 100
 _EMA_DECAY = 0.99
 
 Batch = tuple[Tensor, ...]
+Tensors = tuple[Tensor, ...] | list[Tensor]
 
 
 @dataclass(frozen=True)
@@ -100,7 +101,7 @@ def train(
 
 
 @torch.no_grad()
-def _exponential_average(averages: list[Tensor], values: list[Tensor], count: Tensor | int) -> None:
+def _exponential_average(averages: Tensors, values: Tensors, count: Tensor | int) -> None:
     """Move the averages towards the values; faster at first, so that a short training forgets where it began."""
     decay = min(_EMA_DECAY, (1 + int(count)) / (10 + int(count)))
     torch.optim.swa_utils.get_ema_multi_avg_fn(decay)(averages, values, count)  # type: ignore[no-untyped-call]
