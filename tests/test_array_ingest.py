@@ -429,3 +429,16 @@ def test_every_mistake_in_a_card_of_files_is_told(carded: Path) -> None:
     said = rejected(carded, "source.yaml", UsageError)
     for key in ("url =", "reader =", "files"):
         assert key in said
+
+
+def test_a_single_array_is_no_archive(tmp_path: Path) -> None:
+    np.save(tmp_path / "x.npy", np.zeros(3))
+    (tmp_path / "x.npy").rename(tmp_path / "x.npz")
+    assert "single array" in rejected(tmp_path, "x.npz")
+
+
+def test_labels_of_the_other_byte_order_are_read(tmp_path: Path) -> None:
+    labels = np.array([0, 1, 2, 1])
+    np.savez(tmp_path / "x.npz", x=np.zeros((4, 3, 3), np.uint8), y=labels.astype(">i4"))
+    ingest(tmp_path, "x.npz")
+    assert written(tmp_path)["label"].to_pylist() == labels.tolist()

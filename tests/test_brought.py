@@ -70,7 +70,10 @@ def test_weights_that_fit_are_the_original_without_a_search(
     if suffix == "safetensors":
         for stage in REST:
             run_stage(stage, params, tmp_path / "w")
-        assert "ACCEPT" in (bundle(tmp_path / "w") / "README.md").read_text()
+        card = (bundle(tmp_path / "w") / "README.md").read_text()
+        assert "ACCEPT" in card
+        assert "for its maker to say" in card
+        assert "Nothing was trained" not in card
 
 
 def test_a_space_that_leaves_the_shape_open_is_refused_with_every_name(tmp_path: Path) -> None:
@@ -174,6 +177,8 @@ def test_a_finished_file_goes_through_every_room(
     card = (shipped / "README.md").read_text()
     assert "`theirs.onnx`, brought in from outside" in card
     assert "Preprocessing is inside" not in card
+    assert "nearest one inside" not in card
+    assert "for its maker to say" in card
     rows = pq.read_table(tmp_path / "artifacts" / "validate" / "test.parquet").slice(0, 40)
     model = original.load(tmp_path / "artifacts" / "tune")
     assert model.encoder.columns == list(brought_world.FEATURES)  # in file order, not in that of the manifest

@@ -33,17 +33,13 @@ def write(out: Path, base: Base, settings: Export, stages: Mapping[str, Manifest
         line=verdict["lines"][0],
         signature=Signature.read(out / "signature.json"),
         data=stages["validate"].facts,
-        finished=_finished_file(stages["tune"]),
+        model=stages["tune"].facts["model"],
+        brought=(brought := str(stages["tune"].facts.get("brought", {}).get("file", ""))),
+        finished=brought if brought.endswith(".onnx") else "",
         chosen=stages["compress"].facts["chosen"],
         candidates=stages["compress"].facts["candidates"],
     )
     files.write_text(out / "README.md", text)
-
-
-def _finished_file(tune: Manifest) -> str:
-    """Name of the user's own .onnx file, if that is the original; else empty."""
-    name = str(tune.facts.get("brought", {}).get("file", ""))
-    return name if name.endswith(".onnx") else ""
 
 
 def _cell(value: object) -> str:

@@ -62,13 +62,12 @@ def run(settings: StageSettings, inputs: Mapping[str, Path], out: Path) -> Manif
 
 
 def _code(settings: StageSettings) -> str:
-    """Hash of what else decides a trial's result: this room's, the workload's and the model's code, and libraries."""
+    """Hash of what else decides a trial's result: the core's and this room's code, plug-ins', and libraries."""
     workload = workloads.find(settings.base.workload)
-    families = [_sources(found) for found in (workload, workloads.model(workload, settings.own.model))]
+    plugins = [_sources(found) for found in (workload, workloads.model(workload, settings.own.model))]
+    own = [sorted(folder.rglob("*.py")) for folder in (Path(__file__).parent, Path(record.__file__).parent)]
     digest = hashlib.sha256(json.dumps(record.versions(), sort_keys=True).encode())
-    for folder in (Path(__file__).parent, Path(workloads.__file__).parent):
-        families.append(sorted(folder.glob("*.py")))
-    for path in (path for family in families for path in family):
+    for path in (path for family in (*own, *plugins) for path in family):
         digest.update(path.read_bytes())
     return digest.hexdigest()
 
@@ -122,4 +121,4 @@ def _keep_best(
         "tune.completed": len(completed),
         "tune.parameters": objective.parameters(original.values),
     }
-    return roles, metrics, {"features": objective.encoder.columns, "metric": metric.name}
+    return roles, metrics, {"features": objective.encoder.columns, "metric": metric.name, "model": kind}

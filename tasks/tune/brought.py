@@ -59,7 +59,8 @@ def run(settings: StageSettings, inputs: Mapping[str, Path], out: Path) -> Manif
     roles |= {original.ENCODER: "encoder", original.SPEC: "spec"}
     metrics = {f"tune.validation_{metric.name}": score, "tune.parameters": parameters}
     brought = {"file": path.name, "sha256": files.sha256(path)}
-    told = {"features": model.encoder.columns, "metric": metric.name, "brought": brought}
+    kind = files.read_json(out / original.SPEC).get("model")
+    told = {"features": model.encoder.columns, "metric": metric.name, "model": kind, "brought": brought}
     return manifest.build("tune", settings.hash, inputs, out, roles, metrics, told)
 
 

@@ -107,6 +107,7 @@ class Objective:
             self.settings.batch_size,
             devices.autocast_dtype(self.settings.precision, self.device),
         )
+        self.evaluate(network, 2)  # a metric that does not fit the answers is told before the training, not after it
         started = time.perf_counter()
 
         def report(epoch: int, score: float) -> None:
@@ -128,16 +129,18 @@ class Objective:
         """The workload's loss of a slice of the examples."""
         return self.workload.loss(network, batch, self.encoder, self.settings)
 
-    def evaluate(self, network: nn.Module) -> float:
-        """The metric on validation.
+    def evaluate(self, network: nn.Module, rows: int | None = None) -> float:
+        """The metric on validation, or on its first ``rows``.
 
         Raises:
             FloatingPointError: if an answer is not finite.
         """
-        answers = Network(self.encoder, network, self.workload.head(self.encoder)).predict_encoded(self.inputs)
+        answers = Network(self.encoder, network, self.workload.head(self.encoder)).predict_encoded(
+            [array[:rows] for array in self.inputs]
+        )
         if answers.dtype.kind == "f" and not np.isfinite(answers).all():
             raise FloatingPointError("the network's answers are not finite")
-        return self.metric(self.labels, answers)
+        return self.metric(self.labels[:rows], answers)
 
     def parameters(self, values: Mapping[str, Any]) -> int:
         """Number of trainable values of a network of this shape."""

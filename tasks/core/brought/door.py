@@ -42,8 +42,8 @@ def problems(model: onnx.ModelProto, folder: Path) -> list[str]:
     found = [*_strange_operators(model), *_bad_external_data(model, folder)]
     if found:
         return found
-    load_external_data_for_model(model, str(folder))
     try:
+        load_external_data_for_model(model, str(folder))
         onnx.checker.check_model(model, full_check=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError, ValueError, RuntimeError) as error:
         return [f"onnx.checker refuses it: {' '.join(str(error).split())[:500]}"]

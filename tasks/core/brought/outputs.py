@@ -16,6 +16,7 @@ import onnx
 from onnx import TensorProto, helper
 
 from tasks.core.brought.bind import FLOATS, Value
+from tasks.core.log import log
 
 _NAMES = {"binary": "probability", "multiclass": "probabilities", "regression": "value"}
 _NODE = "assay/answer"
@@ -110,6 +111,11 @@ def read(name: str, answers: np.ndarray, task: str, taken: set[str], datatype: s
                 "it answers numbers between 0 and 1 that do not add to 1 over the classes (end the graph with \
 a Softmax, or give its logits)",
             )
+        if width == 1:
+            log.warning(
+                "tune: `%s` answers numbers between 0 and 1, and is taken for the probability of the second class; "
+                "if these are logits, end the graph with a Sigmoid", name,
+            )  # fmt: skip
     fits = not flat and kind != "logits" and datatype in ("FP32", "FP64") and (task != "binary" or width == 1)
     answer = name if fits else _free(_NAMES[task], taken)
     return Reading(name, kind, width, flat, answer), ""

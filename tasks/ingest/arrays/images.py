@@ -6,6 +6,7 @@ says why, so that validate sets the row aside and reports it.
 
 from __future__ import annotations
 
+import errno
 import struct
 import warnings
 from collections import Counter
@@ -28,6 +29,7 @@ SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", 
 _FORMATS = ("PNG", "JPEG", "BMP", "GIF", "TIFF", "WEBP", "PPM")
 #: Folders of these names, if there are no others, are splits: the class folders are inside them.
 _SPLITS = {"train": "train", "validation": "validation", "valid": "validation", "val": "validation", "test": "test"}
+_SYSTEM = (errno.EACCES, errno.EPERM, errno.EIO, errno.ENOENT, errno.EMFILE, errno.ENFILE)
 _MOST_PIXELS = 64 << 20
 _TURNED = frozenset({5, 6, 7, 8})  # EXIF orientations that swap width and height
 _ORIENTATION = 0x0112
@@ -197,7 +199,6 @@ def _opened(path: Path) -> Any:
 
 def _unusable(error: BaseException) -> Unusable:
     """A decoder's complaint, without the path that some of them name: it differs between machines."""
-    number = getattr(error, "errno", None)
-    if number:  # the system's word, not the file's content
+    if getattr(error, "errno", None) in _SYSTEM:  # the system's word, not the file's content
         raise MachineError("an image file must be readable", str(error), "allow this user to read it") from error
     return Unusable(f"not an image that can be decoded ({type(error).__name__})")

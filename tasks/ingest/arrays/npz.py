@@ -34,7 +34,7 @@ def part(path: Path, target: str) -> Part:
             f"{path}: {'; '.join(problems)}",
             _WAY_OUT,
         )
-    return stored.part(str(path), images, {name: pa.array(_flat(array)) for name, array in plain.items()})
+    return stored.part(str(path), images, {name: pa.array(_native(_flat(array))) for name, array in plain.items()})
 
 
 def _loaded(path: Path) -> tuple[dict[str, np.ndarray], list[str]]:
@@ -51,8 +51,10 @@ def _loaded(path: Path) -> tuple[dict[str, np.ndarray], list[str]]:
                     problems.append(f"`{name}` cannot be read: {objects if is_object else _first_line(error)}")
                 except MemoryError:
                     problems.append(f"`{name}` says that it is larger than this machine's memory")
-    except (ValueError, EOFError, KeyError, AttributeError, zipfile.BadZipFile, zlib.error) as error:
-        raise DataRejected("an .npz file must be whole", f"{path}: {_first_line(error)}", _WAY_OUT) from error
+    # A single array (.npy) under this name is no context manager: TypeError. A zip file with a password: RuntimeError.
+    except (ValueError, TypeError, EOFError, KeyError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
+        found = "a single array, as numpy.save writes it" if isinstance(error, TypeError) else _first_line(error)
+        raise DataRejected("an .npz file must be whole", f"{path}: {found}", _WAY_OUT) from error
     return arrays, problems
 
 
@@ -82,6 +84,11 @@ def _problems(
 
 def _flat(array: np.ndarray) -> np.ndarray:
     return array[:, 0] if array.ndim == 2 and array.shape[1] == 1 else array
+
+
+def _native(array: np.ndarray) -> np.ndarray:
+    """The same in this machine's byte order, which is all that Arrow takes."""
+    return array.astype(array.dtype.newbyteorder("="), copy=False)
 
 
 def _first_line(error: Exception) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -179,7 +179,8 @@ def fit(rows: pa.Table, facts: Mapping[str, Any], tune: Tune) -> ArrayEncoder:
     kind = "series" if tune.model in SERIES_MODELS else "auto"
     inputs = tuple(_fit_column(rows[name], name, tensor, kind) for name, tensor in facts["tensors"].items())
     encoder = ArrayEncoder(inputs, facts["target"], facts["task"], tuple(facts["classes"]))
-    counts = np.bincount(encoder.labels(rows), minlength=len(encoder.classes))
+    labels = encoder.labels(rows)
+    counts = np.bincount(labels, minlength=len(encoder.classes))
     if not counts.all():
         absent = [encoder.classes[index] for index in np.flatnonzero(counts == 0)]
         raise DataRejected(
@@ -189,8 +190,9 @@ def fit(rows: pa.Table, facts: Mapping[str, Any], tune: Tune) -> ArrayEncoder:
         )
     if tune.class_weights == "none":
         return encoder
-    weights = rows.num_rows / (len(counts) * counts)
-    return ArrayEncoder(inputs, encoder.target, encoder.task, encoder.classes, tuple(weights.tolist()))
+    from tasks.core.workloads.losses import balanced_weights
+
+    return replace(encoder, class_weights=balanced_weights(labels, len(encoder.classes)))
 
 
 def _check_facts(facts: Mapping[str, Any]) -> None:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from tasks.core.workloads.recommender.encoder import RecommenderEncoder
 
-#: Earlier items that a training row holds; older ones weigh next to nothing.
+#: Earlier items that a training row holds; older ones are left out there (as training begins each weighs below 1/16).
 CONTEXT = 256
 #: Moments that a row offers; one is drawn each time, so an epoch asks once for every WINDOW interactions.
 WINDOW = 16
