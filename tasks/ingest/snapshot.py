@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -32,17 +33,27 @@ def write(
     """
     content = ContentHash(schema, tensors)
     plain = [name for name in schema.names if name not in tensors] if tensors else True
-    with (
-        # Of arrays neither a dictionary nor the smallest and largest one is of use to anybody.
-        pq.ParquetWriter(path, schema, use_dictionary=plain, write_statistics=plain) as writer,
-        ThreadPoolExecutor(2) as pool,
-    ):
+    # Of arrays neither a dictionary nor the smallest and largest one is of use to anybody.
+    writer = pq.ParquetWriter(path, schema, use_dictionary=plain, write_statistics=plain)
+    with _closing(writer), ThreadPoolExecutor(2) as pool:
         busy: list[Future[None]] = []
         for group in regrouped(batches, schema, group_rows(tensors)):
             _wait(busy)
             busy = [pool.submit(writer.write_table, group), pool.submit(content.update, group)]
         _wait(busy)
     return content.rows, content.hexdigest()
+
+
+@contextmanager
+def _closing(writer: pq.ParquetWriter) -> Iterator[None]:
+    """Close the writer at the end; after an error (Ctrl-C among them) its own complaint must not hide that one."""
+    try:
+        yield
+    except BaseException:
+        with suppress(pa.ArrowException, OSError):
+            writer.close()
+        raise
+    writer.close()
 
 
 def group_rows(tensors: Mapping[str, Mapping[str, Any]]) -> int:
