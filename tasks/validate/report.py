@@ -38,7 +38,7 @@ def _verdict(results: Mapping[str, Any]) -> str:
     if results["verdict"] == "rejected":
         return f"Rejected: {counts['failed']} of {len(results['outcomes'])} rules and checks failed. No row goes on."
     warnings = counts.get("warning", 0)
-    words = f"Accepted: {results['rows'] - aside:,} of {results['rows']:,} rows go on"
+    words = f"Accepted: {sum(split['rows'] for split in results['splits']):,} of {results['rows']:,} rows go on"
     words += f", {aside:,} are set aside" if aside else ""
     return words + (f"; {warnings} warning{'s' if warnings > 1 else ''}." if warnings else ".")
 
