@@ -28,8 +28,8 @@ from tasks.core import manifest
 from tasks.core.settings import load
 from tasks.core.space import Choice, FloatRange
 from tasks.core.stage import StageSettings
+from tasks.core.training import Recipe, train
 from tasks.tune.objective import Objective
-from tasks.tune.train import Recipe, train
 
 Loss = Callable[[nn.Module, tuple[Tensor, ...]], Tensor]
 

@@ -11,31 +11,38 @@ if TYPE_CHECKING:
     import onnxruntime
 
 _WARNING, _FATAL = 2, 4
-_PROVIDERS = {"cpu": ["CPUExecutionProvider"], "cuda": ["CUDAExecutionProvider", "CPUExecutionProvider"]}
+_CPU, _CUDA, _TENSORRT = "CPUExecutionProvider", "CUDAExecutionProvider", "TensorrtExecutionProvider"
+_PROVIDERS = {"cpu": [_CPU], "cuda": [_CUDA, _CPU], "tensorrt": [_TENSORRT, _CUDA, _CPU]}
 
 
-def open_session(model: Path, device: str = "auto", threads: int | None = None) -> onnxruntime.InferenceSession:
+def open_session(
+    model: Path, device: str = "auto", threads: int | None = None, profile: Path | None = None
+) -> onnxruntime.InferenceSession:
     """A session on the wanted device.
 
     Args:
         model: the ONNX file.
-        device: ``cpu``, ``cuda`` (an error if CUDA does not really load), or ``auto`` (CUDA if it loads).
+        device: ``cpu``, ``cuda`` or ``tensorrt`` (an error if it does not really load), or ``auto`` (CUDA if it loads).
         threads: threads inside an operator; None leaves the choice to onnxruntime.
+        profile: prefix of the file that :meth:`onnxruntime.InferenceSession.end_profiling` is to write; None for none.
 
     Raises:
         UsageError: if the device is none of these.
-        MachineError: if ``cuda`` was asked for and is not used.
+        MachineError: if a device was asked for by name and is not used.
         IntegrityError: if the file is no loadable model.
     """
     import onnxruntime
 
     if device not in ("auto", *_PROVIDERS):
-        raise UsageError("device must be auto, cpu or cuda", repr(device), "choose one of them")
+        raise UsageError("device must be auto, cpu, cuda or tensorrt", repr(device), "choose one of them")
     options = onnxruntime.SessionOptions()
     if threads is not None:
         options.intra_op_num_threads = threads
-    offered = "CUDAExecutionProvider" in onnxruntime.get_available_providers()
-    providers = _PROVIDERS["cuda" if device != "cpu" and offered else "cpu"]
+    if profile is not None:
+        options.enable_profiling, options.profile_file_prefix = True, str(profile)
+    offered = onnxruntime.get_available_providers()
+    wanted = _PROVIDERS["cuda" if device == "auto" else device]
+    providers = [name for name in wanted if name in offered]
     onnxruntime.set_default_logger_severity(_FATAL)  # a CUDA that cannot load is judged below, not shouted twice
     try:
         session = onnxruntime.InferenceSession(str(model), options, providers=providers)
@@ -43,11 +50,11 @@ def open_session(model: Path, device: str = "auto", threads: int | None = None) 
         raise IntegrityError("a model file must load", f"{model}: {error}", "fetch or build the bundle anew") from error
     finally:
         onnxruntime.set_default_logger_severity(_WARNING)
-    if device == "cuda" and provider(session) != "CUDAExecutionProvider":
+    if device != "auto" and provider(session) != wanted[0]:
         raise MachineError(
-            "device cuda must really be used",
+            f"device {device} must really be used",
             f"onnxruntime runs this model on {provider(session)}",
-            "install onnxruntime-gpu with a matching CUDA and driver, or use device auto or cpu",
+            "install onnxruntime-gpu with the libraries and driver that it needs, or use device auto or cpu",
         )
     return session
 

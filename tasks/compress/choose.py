@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 from tasks.compress.race import Lap
 from tasks.core.metrics import Metric
+
+
+def relative_time(laps: Mapping[int, Lap]) -> float:
+    """Geometric mean over batch sizes of the ratio to the reference; NaN without laps."""
+    ratios = [lap.ratio for lap in laps.values()]
+    return math.exp(sum(map(math.log, ratios)) / len(ratios)) if ratios else math.nan
 
 
 @dataclass(frozen=True)
@@ -15,76 +21,143 @@ class Candidate:
     """A file that could be shipped.
 
     Attributes:
-        name: ``fp32`` or the method that made it.
+        name: ``fp32``, or the methods that made it, joined by ``-``.
         score: the metric on validation.
         bytes: size of the file.
+        laps: batch size -> times; none if it was not raced.
+        peak_mib: memory that loading it and answering the largest batch took, in MiB.
+        problem: why it cannot be shipped whatever its figures, if so.
     """
 
     name: str
     score: float
     bytes: int
+    laps: Mapping[int, Lap] = field(default_factory=dict)
+    peak_mib: float = math.nan
+    problem: str = ""
+
+    @property
+    def time(self) -> float:
+        """Time of a call relative to the original, the geometric mean over batch sizes; NaN if it was not raced."""
+        return relative_time(self.laps)
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What a candidate must keep to.
+
+    Attributes:
+        max_metric_drop: largest loss of the metric on validation against the original.
+        max_slowdown: largest share of time above the original.
+        max_size_kib: largest file; None for any.
+        max_p99_ms: largest 99th percentile of a call's time at the smallest batch size; None for any.
+        max_memory_mib: largest peak of memory; None for any.
+    """
+
+    max_metric_drop: float
+    max_slowdown: float
+    max_size_kib: float | None = None
+    max_p99_ms: float | None = None
+    max_memory_mib: float | None = None
 
 
 @dataclass(frozen=True)
 class Choice:
-    """The chosen candidate's name, and for every candidate why it was or was not taken."""
+    """The outcome.
 
-    chosen: str
+    Attributes:
+        chosen: the candidate's name; None if nothing keeps to the budget.
+        front: names of the candidates in budget that no other one beats in size, time and quality alike.
+        reasons: for every candidate why it was or was not taken.
+    """
+
+    chosen: str | None
+    front: tuple[str, ...]
     reasons: Mapping[str, str]
 
 
-def choose(
-    candidates: Sequence[Candidate],
-    laps: Mapping[str, Mapping[int, Lap]],
-    metric: Metric,
-    max_metric_drop: float,
-    max_slowdown: float,
-) -> Choice:
-    """Take the smallest file that keeps its quality and is not shown to be slower than fp32; else fp32 itself.
-
-    "Shown to be slower" means that the lower end of the ratio's interval lies above ``1 + max_slowdown`` at any batch
-    size. Reasons carry no time: they are part of a hashed output.
+def choose(candidates: Sequence[Candidate], metric: Metric, budget: Budget, pick: str) -> Choice:
+    """Take one candidate out of those that keep to the budget.
 
     Args:
-        candidates: the first one is fp32.
-        laps: name -> batch size -> times.
+        candidates: the first one is the original as float ONNX.
         metric: which way is better.
-        max_metric_drop: largest loss of it against fp32.
-        max_slowdown: largest share of time above fp32.
+        budget: the limits.
+        pick: ``smallest``, ``fastest``, or ``balanced`` (least product of relative size and relative time). Ties go to
+            the better metric, then to the name.
     """
-    reference = candidates[0]
-    reasons, eligible = {}, [reference]
-    for candidate in candidates[1:]:
-        problem = _problem(candidate, reference, laps.get(candidate.name, {}), metric, max_metric_drop, max_slowdown)
-        if problem is None:
-            eligible.append(candidate)
-        else:
-            reasons[candidate.name] = problem
-    chosen = min(eligible, key=lambda candidate: (candidate.bytes, candidate.name))
-    for candidate in eligible:
-        reasons[candidate.name] = (
-            "the smallest eligible file" if candidate is chosen else f"eligible, but larger than {chosen.name}"
+    original = candidates[0]
+    problems = {one.name: "; ".join(_problems(one, original, metric, budget)) for one in candidates}
+    inside = [one for one in candidates if not problems[one.name]]
+    if not inside:
+        return Choice(None, (), problems)
+    key = _KEYS[pick]
+    chosen = min(inside, key=lambda one: (key(one, original), metric.loss(original.score, one.score), one.name))
+    front = tuple(one.name for one in inside if not any(_beats(other, one, metric) for other in inside))
+    reasons = {
+        one.name: problems[one.name]
+        or (
+            f"the {_WORDS[pick]} of {len(inside)} in budget"
+            if one is chosen
+            else f"in budget, but {chosen.name} is {_MORE[pick]}"
         )
-    if chosen is reference and len(candidates) > 1:
-        others = "; ".join(f"{name}: {reasons[name]}" for name in sorted(reasons) if name != reference.name)
-        reasons[reference.name] = f"the original stays: {others}"
-    return Choice(chosen.name, reasons)
+        for one in candidates
+    }
+    if chosen is original and len(candidates) > 1:
+        reasons[original.name] = "the original stays: no other candidate in budget is " + _MORE[pick]
+    return Choice(chosen.name, front, reasons)
 
 
-def _problem(
-    candidate: Candidate,
-    reference: Candidate,
-    laps: Mapping[int, Lap],
-    metric: Metric,
-    max_metric_drop: float,
-    max_slowdown: float,
-) -> str | None:
-    drop = metric.loss(reference.score, candidate.score)
+def nearest_misses(
+    candidates: Sequence[Candidate], reasons: Mapping[str, str], metric: Metric, count: int = 3
+) -> list[str]:
+    """For a person: the candidates that lost the least of the metric, each with what keeps it out."""
+    original = candidates[0]
+    finite = [one for one in candidates if math.isfinite(one.score)]
+    ranked = sorted(finite, key=lambda one: metric.loss(original.score, one.score))
+    return [f"{one.name}: {reasons[one.name]}" for one in ranked[:count]]
+
+
+_KEYS: Mapping[str, Callable[[Candidate, Candidate], float]] = {
+    "smallest": lambda one, _: one.bytes,
+    "fastest": lambda one, _: one.time,
+    "balanced": lambda one, original: one.time * one.bytes / original.bytes,
+}
+_WORDS = {"smallest": "smallest", "fastest": "fastest", "balanced": "best of size and time"}
+_MORE = {"smallest": "smaller", "fastest": "faster", "balanced": "better in size and time together"}
+
+
+def _beats(other: Candidate, one: Candidate, metric: Metric) -> bool:
+    """Whether ``other`` is nowhere worse than ``one`` and somewhere better (Pareto)."""
+    pairs = [(other.bytes, one.bytes), (other.time, one.time), (metric.loss(one.score, other.score), 0.0)]
+    return all(a <= b for a, b in pairs) and any(a < b for a, b in pairs)
+
+
+def _problems(one: Candidate, original: Candidate, metric: Metric, budget: Budget) -> list[str]:
+    if one.problem:
+        return [one.problem]
+    found = []
+    drop = metric.loss(original.score, one.score)
     if math.isnan(drop):
-        return "its answers on validation are not finite"
-    if drop > max_metric_drop:
-        return f"{metric.name} on validation gets worse by {drop:.5f}, more than {max_metric_drop:.5g}"
-    slower = [batch for batch, lap in laps.items() if not lap.ratio_low <= 1 + max_slowdown]  # NaN is no proof
+        found.append("its answers on validation are not finite")
+    elif drop > budget.max_metric_drop:
+        found.append(f"{metric.name} on validation gets worse by {drop:.5f}, more than {budget.max_metric_drop:.5g}")
+    if not one.laps:
+        found.append("it was not raced")
+    # "Shown to be slower": the lower end of the ratio's interval lies above the limit. NaN is no proof of speed.
+    slower = [str(batch) for batch, lap in one.laps.items() if not lap.ratio_low <= 1 + budget.max_slowdown]
     if slower:
-        return f"slower than fp32 by more than {max_slowdown:.0%} at batch {', '.join(map(str, slower))}"
-    return None
+        found.append(f"slower than fp32 by more than {budget.max_slowdown:.0%} at batch {', '.join(slower)}")
+    return found + list(_over(one, budget))
+
+
+def _over(one: Candidate, budget: Budget) -> list[str]:
+    p99 = one.laps[min(one.laps)].p99_ms if one.laps else math.nan
+    measured = (
+        ("KiB", one.bytes / 1024, budget.max_size_kib),
+        ("ms (p99)", p99, budget.max_p99_ms),
+        ("MiB of memory", one.peak_mib, budget.max_memory_mib),
+    )
+    return [
+        f"{value:.4g} {unit}, more than {limit:g}" for unit, value, limit in measured if limit and not value <= limit
+    ]

@@ -23,8 +23,13 @@ if TYPE_CHECKING:
 #: (float core, calibration inputs by name) -> a smaller core with the same inputs and outputs.
 Compressor = Callable[["onnx.ModelProto", Mapping[str, "np.ndarray"]], "onnx.ModelProto"]
 
-#: Compression methods that Assay brings.
-METHODS = ("int8",)
+#: Compression methods that Assay brings: those that make smaller networks, and those that treat a model's file.
+NETWORK_METHODS = ("merge", "structured", "depth", "student")
+GRAPH_METHODS = (
+    "fuse", "int8", "int8_percentile", "int8_entropy", "int8_s8s8", "int8_smooth", "int8_dynamic", "int8_weights",
+    "int4_weights", "fp16", "bf16", "fp16_weights", "magnitude", "neurons",
+)  # fmt: skip
+METHODS = (*NETWORK_METHODS, *GRAPH_METHODS)
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.@-]*")
 _REQUIRED = ("learning_rate", "weight_decay")

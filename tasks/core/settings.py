@@ -16,6 +16,7 @@ from pydantic import Field, create_model, model_validator
 
 from tasks.core import chosen as named
 from tasks.core import workloads
+from tasks.core.contracts import NETWORK_METHODS
 from tasks.core.errors import Mistake, UsageError
 from tasks.core.sections import Section, check, read_yaml, settings_error, unknown_key
 from tasks.core.splitting import Split
@@ -155,16 +156,45 @@ class Tune(Section):
         return self
 
 
-class Compress(Section):
-    """Making the exported file smaller and faster."""
+class Pruning(Section):
+    """How `structured` takes channels and neurons out."""
 
-    methods: tuple[str, ...] = ("int8",)
-    """Candidates to build beside fp32."""
+    shares: Annotated[tuple[Annotated[float, Field(gt=0, lt=1)], ...], Field(min_length=1)] = (0.25, 0.5, 0.75)
+    """Shares of the channels to take out: one candidate each, every one cut out of the one before it."""
+    importance: Literal["magnitude", "taylor", "hessian"] = "taylor"
+    """What makes a channel important: its weights, or the loss's first- or second-order change without it."""
+    scope: Literal["global", "layer"] = "layer"
+    """Whether all layers are compared, or each gives the same share."""
+
+
+class Compress(Section):
+    """The search for the smallest, fastest file that is still as good."""
+
+    methods: Annotated[tuple[str, ...], Field(min_length=1)] = (*NETWORK_METHODS, "int8", "int8_weights")
+    """Of networks: structured, depth, student, merge. Of their files: fuse, int8, int8_percentile, int8_entropy,
+    int8_s8s8, int8_smooth, int8_dynamic, int8_weights, int4_weights, fp16, bf16, fp16_weights, magnitude, neurons; and
+    plug-ins."""
+    target: Literal["cpu", "edge", "cuda", "tensorrt"] = "cpu"
+    """Where the model will run: what may be used there, and how the race is run."""
+    pick: Literal["smallest", "fastest", "balanced"] = "balanced"
+    """Which of the candidates in budget is taken; balanced means the least product of relative size and time."""
+    budget_minutes: Annotated[float, Field(ge=0)] | None = None
+    """Time for making and training smaller networks; null means twice what one training of the original takes."""
     max_metric_drop: Margin | None = None
     """A candidate whose metric on validation gets worse by more than this is not eligible; null means half of verify's
     own margin: 0.001 for metrics between 0 and 1, 0.5% for others."""
     max_slowdown: Annotated[float, Field(ge=0)] = 0.1
     """A candidate shown to be slower than fp32 by more than this share, at any batch size, is not eligible."""
+    max_size_kib: Annotated[float, Field(gt=0)] | None = None
+    """Largest file; where nothing keeps to this and the next two, the verdict is INFEASIBLE."""
+    max_p99_ms: Annotated[float, Field(gt=0)] | None = None
+    """Largest 99th percentile of a call's time at the smallest batch size."""
+    max_memory_mib: Annotated[float, Field(gt=0)] | None = None
+    """Largest memory for loading the model and answering the largest batch."""
+    pruning: Pruning = Pruning()
+    """Settings of `structured`."""
+    sparsity: Annotated[float, Field(gt=0, lt=1)] = 0.5
+    """Share of the weights that `magnitude` sets to zero, the smallest of all layers together."""
     batch_sizes: Annotated[tuple[Positive, ...], Field(min_length=1)] = (1, 64)
     """Batch sizes of the latency race."""
     rounds: Annotated[int, Field(ge=20)] = 200

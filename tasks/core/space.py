@@ -84,6 +84,7 @@ Size = Annotated[
 Count = Annotated[
     Searched, _every_value("a whole number of at least 0", lambda value: value >= 0 and value % 1 == 0), Whole()
 ]
+Stride = Annotated[Searched, _every_value("1 or 2", lambda value: value in (1, 2)), Whole()]
 Dropout = Annotated[Searched, _every_value("at least 0 and below 1", lambda value: 0 <= value < 1)]
 
 

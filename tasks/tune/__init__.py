@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import shutil
-import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tasks.core import files, manifest, record, workloads
+from tasks.core import files, manifest, resume, workloads
 from tasks.core.log import log
 from tasks.core.manifest import Manifest
 from tasks.core.original import ENCODER, SPEC
@@ -47,9 +44,9 @@ def run(settings: StageSettings, inputs: Mapping[str, Path], out: Path) -> Manif
     from tasks.tune.objective import Objective
 
     data = manifest.read(inputs["validate"])
-    identity = f"{settings.hash[:16]}-{manifest.identity(inputs['validate'])[:16]}-{_code(settings)[:16]}"
-    scratch = settings.scratch / "tune" / identity
-    _forget_other_studies(scratch)
+    workload = workloads.find(settings.base.workload)
+    plugins = (workload, workloads.model(workload, settings.own.model))
+    scratch = resume.folder(settings, "tune", inputs["validate"], plugins)
     started = time.perf_counter()
     objective = Objective.prepare(settings, data.facts, inputs["validate"], scratch)
     study = studies.open_study(settings.own, scratch, objective.metric.higher_is_better)
@@ -59,31 +56,6 @@ def run(settings: StageSettings, inputs: Mapping[str, Path], out: Path) -> Manif
     studies.write_trials(trials, out / "trials.csv", max if objective.metric.higher_is_better else min)
     result = _keep_best(settings, objective, trials, out)
     return manifest.build("tune", settings.hash, inputs, out, *result)
-
-
-def _code(settings: StageSettings) -> str:
-    """Hash of what else decides a trial's result: the core's and this room's code, plug-ins', and libraries."""
-    workload = workloads.find(settings.base.workload)
-    plugins = [_sources(found) for found in (workload, workloads.model(workload, settings.own.model))]
-    own = [sorted(folder.rglob("*.py")) for folder in (Path(__file__).parent, Path(record.__file__).parent)]
-    digest = hashlib.sha256(json.dumps(record.versions(), sort_keys=True).encode())
-    for path in (path for family in (*own, *plugins) for path in family):
-        digest.update(path.read_bytes())
-    return digest.hexdigest()
-
-
-def _sources(plugin: object) -> list[Path]:
-    """The files of the package that a workload or model is written in; a module outside of any is alone."""
-    name = type(plugin).__module__
-    path = Path(str(sys.modules[name].__file__))
-    return sorted(path.parent.glob("*.py")) if path.name == "__init__.py" or "." in name else [path]
-
-
-def _forget_other_studies(study: Path) -> None:
-    if study.parent.is_dir():
-        for other in study.parent.iterdir():
-            if other != study:
-                shutil.rmtree(other)
 
 
 def _keep_best(

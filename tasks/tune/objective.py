@@ -19,9 +19,9 @@ from tasks.core.metrics import Metric, find
 from tasks.core.original import Network, metric_name
 from tasks.core.settings import Tune
 from tasks.core.stage import StageSettings
+from tasks.core.training import Batch, Recipe, train
 from tasks.core.workloads.contract import Encoder, Model, Workload
 from tasks.tune import checkpoints
-from tasks.tune.train import Batch, Recipe, train
 
 
 @dataclass(frozen=True)

@@ -78,6 +78,13 @@ class Model(Protocol):
 
     A model whose network answers more than its logits has an attribute ``extra_outputs``, a tuple of names: the network
     then returns (logits, one tensor [rows, ...] for each name). The exported model gives them too; nothing judges them.
+
+    A model may help the compression search with two more methods:
+
+    - ``students(values)`` -> hyperparameters of smaller networks of this kind, the largest first. They are trained to
+      give the answers of the original, and may hold hyperparameters that are not in ``space``.
+    - ``reduced(network, encoder, values, share, examples)`` -> (hyperparameters, network): a network of about ``share``
+      of the width, made out of a trained one in closed form. Without it layers are cut by a dependency graph.
     """
 
     @property
@@ -102,6 +109,10 @@ class Workload(Protocol):
         name: its name.
         default_model: name of the model that ``tune.model: null`` means.
         models: the built-in models, by name.
+
+    A workload whose loss is not one of logits may have a method
+    ``distillation_loss(student, teacher, batch, encoder, tune)`` -> scalar: how far the student's answers to a slice of
+    :meth:`examples` are from the teacher's.
     """
 
     @property

@@ -34,6 +34,12 @@ class Resnet:
 
         return network.build(cast("ArrayEncoder", encoder), values)
 
+    def students(self, values: Mapping[str, Any]) -> list[dict[str, Any]]:
+        """Smaller networks; see :func:`tasks.core.workloads.array.students.of`."""
+        from tasks.core.workloads.array import students
+
+        return students.of(values)
+
 
 class Array:
     """The family of arrays; see :class:`~tasks.core.workloads.contract.Workload`.

@@ -28,18 +28,35 @@ class Architecture:
     """Shape of the network, apart from the data.
 
     Attributes:
-        width: channels of the stem; each stage doubles them and halves the axes.
-        stages: number of stages.
+        stem: channels of the stem.
+        widths: channels of each stage.
+        strides: by how much each stage shortens the axes.
         blocks: residual blocks of a stage.
         dropout: before the last layer.
         label_smoothing: share of a label's weight that the loss spreads over all classes.
     """
 
-    width: int
-    stages: int
+    stem: int
+    widths: tuple[int, ...]
+    strides: tuple[int, ...]
     blocks: int
     dropout: float
     label_smoothing: float
+
+    @staticmethod
+    def of(values: Mapping[str, Any]) -> Architecture:
+        """The shape that hyperparameters describe: with ``widths`` among them (a smaller network's), as they say."""
+        width, stages, stride = (int(values[name]) for name in ("width", "stages", "first_stride"))
+        first = width * stride
+        widths = values.get("widths") or [first * 2**stage for stage in range(stages)]
+        return Architecture(
+            width,
+            tuple(map(int, widths)),
+            (stride, *(2,) * (len(widths) - 1)),
+            int(values["blocks"]),
+            float(values["dropout"]),
+            float(values["label_smoothing"]),
+        )
 
 
 class Block(nn.Module):
@@ -59,7 +76,7 @@ class Block(nn.Module):
 
 
 class ResidualNetwork(nn.Module):
-    """Stem, stages that double the width and halve the axes, global average, dropout, one linear layer."""
+    """Stem, stages of residual blocks, global average, dropout, one linear layer."""
 
     mean: Tensor
     scale: Tensor
@@ -68,17 +85,17 @@ class ResidualNetwork(nn.Module):
         super().__init__()
         self.layout = layout
         self.label_smoothing = architecture.label_smoothing
-        dims, width = len(layout.sizes), architecture.width
+        dims, width = len(layout.sizes), architecture.stem
         per_channel = (1, -1, *(1,) * dims)
         scale = [1 / deviation for deviation in column.deviation]
         self.register_buffer("mean", torch.tensor(column.mean, dtype=torch.float32).reshape(per_channel))
         self.register_buffer("scale", torch.tensor(scale, dtype=torch.float32).reshape(per_channel))
         self.stem = _stem(dims, layout.channels, width, _halvings(layout))
         parts: list[nn.Module] = []
-        for _ in range(architecture.stages):
+        for outputs_of_stage, stride in zip(architecture.widths, architecture.strides, strict=True):
             for block in range(architecture.blocks):
-                parts.append(Block(dims, width, width if block else 2 * width, 1 if block else 2))
-                width = width if block else 2 * width
+                parts.append(Block(dims, width, outputs_of_stage, 1 if block else stride))
+                width = outputs_of_stage
         self.blocks = nn.Sequential(*parts)
         self.dropout = nn.Dropout(architecture.dropout)
         self.linear = nn.Linear(width, outputs)
@@ -134,14 +151,7 @@ def build(encoder: ArrayEncoder, values: Mapping[str, Any]) -> ResidualNetwork:
             f"`{column.name}` has the shape {list(column.shape)}",
             "reshape it in the source, or name a model plug-in under tune.model",
         )
-    architecture = Architecture(
-        width=int(values["width"]),
-        stages=int(values["stages"]),
-        blocks=int(values["blocks"]),
-        dropout=float(values["dropout"]),
-        label_smoothing=float(values["label_smoothing"]),
-    )
-    return ResidualNetwork(column, column.layout, architecture, encoder.width)
+    return ResidualNetwork(column, column.layout, Architecture.of(values), encoder.width)
 
 
 def _convolution(dims: int, inputs: int, outputs: int, kernel: int, stride: int) -> nn.Sequential:

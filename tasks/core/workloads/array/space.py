@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from tasks.core.sections import Section
-from tasks.core.space import Choice, Decay, Dropout, FloatRange, Rate, Size
+from tasks.core.space import Choice, Decay, Dropout, FloatRange, Rate, Size, Stride
 
 
 class Space(Section):
@@ -17,6 +17,8 @@ class Space(Section):
     """Channels of the stem; each stage doubles them and halves the axes."""
     stages: Size = 3
     """Number of stages."""
+    first_stride: Stride = 2
+    """1: the first stage keeps the stem's width and axes, as is usual for small images; several times slower."""
     blocks: Size = 1
     """Residual blocks of a stage."""
     dropout: Dropout = 0.1

@@ -28,9 +28,9 @@ class Architecture:
 
     Attributes:
         dim: size of all vectors.
-        dropout: dropout of the history's vector.
+        dropout: dropout of the history's vector while training.
         history_dropout: share of earlier items left out while training.
-        user_dropout: share of users unknown while training.
+        user_dropout: share of users unknown while training; of 1, users have no vectors and the history is all.
         negatives: items drawn for a step of the sampled softmax.
         ridge: of the closed form that training starts from.
     """
@@ -52,6 +52,7 @@ class TwoTowerNetwork(nn.Module):
     what most users took.
     """
 
+    users: nn.Parameter | None
     popularity: Tensor
     shares: Tensor
 
@@ -63,10 +64,10 @@ class TwoTowerNetwork(nn.Module):
         #: [dim, items], as the product takes it: a transposed table would not be quantized as weights.
         self.items = nn.Parameter(torch.empty(dim, width).normal_(std=0.05))
         self.bias = nn.Parameter(torch.zeros(width))
-        self.users = nn.Parameter(torch.zeros(len(encoder.users) + 1, dim))
+        users = nn.Parameter(torch.zeros(len(encoder.users) + 1, dim)) if architecture.user_dropout < 1 else None
+        self.register_parameter("users", users)
         self.decay = nn.Parameter(torch.tensor(DECAY))
         self.damping = nn.Parameter(torch.tensor(_DAMPING))
-        self.drop = nn.Dropout(architecture.dropout)
         counts = torch.tensor(encoder.counts, dtype=torch.float32)
         self.register_buffer("popularity", torch.log1p(counts))
         self.register_buffer("shares", (counts + 1) / (counts + 1).sum(), persistent=False)
@@ -84,10 +85,10 @@ class TwoTowerNetwork(nn.Module):
     def forward(self, user: Tensor, history: Tensor) -> Tensor:
         return self.scores(self.query(user, history), self.is_known(user, history))
 
-    @staticmethod
-    def is_known(user: Tensor, history: Tensor) -> Tensor:
+    def is_known(self, user: Tensor, history: Tensor) -> Tensor:
         """bool [rows, 1]: whether anything is known of the user."""
-        return (history > 0).any(1, keepdim=True) | (user > 0)
+        known = (history > 0).any(1, keepdim=True)
+        return known if self.users is None else known | (user > 0)
 
     def scores(self, query: Tensor, known: Tensor, chosen: Tensor | None = None) -> Tensor:
         """float32 [rows, items], or those of the ``chosen`` items (int64, from 0)."""
@@ -95,15 +96,30 @@ class TwoTowerNetwork(nn.Module):
         items, bias, popularity = tables if chosen is None else (table[..., chosen] for table in tables)
         return query @ items + bias + torch.where(known, 0.0, 1.0) * popularity
 
-    def query(self, user: Tensor, history: Tensor) -> Tensor:
-        """The left tower, float32 [rows, dim]."""
+    def query(self, user: Tensor, history: Tensor, distinct: bool = False) -> Tensor:
+        """The left tower, float32 [rows, dim]; ``distinct`` as in :meth:`history_vector`."""
+        return self.with_user(self.history_vector(history, distinct), user)
+
+    def history_vector(self, history: Tensor, distinct: bool = False) -> Tensor:
+        """What the history says, float32 [rows, dim].
+
+        Args:
+            history: int64 [rows, H].
+            distinct: no item stands in a row twice, as in training; the answer is the same, for the cost of the items
+                that there are instead of the whole catalogue's.
+        """
         weights = self._weights(history)
-        if self.training:
-            summed = self._sparse_sum(history, weights)
-            total = weights.sum(1, keepdim=True)
+        if distinct:
+            summed, total = self._sparse_sum(history, weights), weights.sum(1, keepdim=True)
         else:
             summed, total = self._dense_sum(history, weights)
-        vector: Tensor = self.drop(summed * (1 + total) ** -self.damping)
+        vector: Tensor = summed * (1 + total) ** -self.damping
+        return vector
+
+    def with_user(self, vector: Tensor, user: Tensor) -> Tensor:
+        """``vector`` and the user's own, float32 [rows, dim]."""
+        if self.users is None:
+            return vector
         own = functional.embedding(user[:, 0], self.users)  # a plain gather of rows, which can be quantized
         return vector + torch.where(user > 0, 1.0, 0.0) * own
 
@@ -114,7 +130,6 @@ class TwoTowerNetwork(nn.Module):
         return torch.exp(-self.decay * torch.log1p(rank)) * there
 
     def _sparse_sum(self, history: Tensor, weights: Tensor) -> Tensor:
-        """What :meth:`_dense_sum` gives for distinct items, at the cost of the items there are: for training."""
         return functional.embedding_bag(
             history, self.history_items, mode="sum", per_sample_weights=weights, padding_idx=0
         )

@@ -61,12 +61,12 @@ def loss(network: TwoTowerNetwork, batch: tuple[Tensor, ...]) -> Tensor:
     Seen items are no candidates, as when the model is asked. Some earlier items and some users are left out, so that
     the model has an answer without them.
     """
-    users, sequences, moments = batch
-    users, past, targets = _at_a_moment(users, sequences.long(), moments)
+    users, past, targets = _at_a_moment(*batch)
     shape = network.architecture
     history = past * (torch.rand(past.shape, device=past.device) >= shape.history_dropout)
     users = users * (torch.rand(users.shape, device=users.device) >= shape.user_dropout)
-    query, known = network.query(users, history), network.is_known(users, history)
+    vector = functional.dropout(network.history_vector(history, distinct=True), shape.dropout, network.training)
+    query, known = network.with_user(vector, users), network.is_known(users, history)
     if network.bias.shape[0] <= FULL_SOFTMAX:
         each = full_softmax(network, query, known, past, targets)
     else:
@@ -75,13 +75,42 @@ def loss(network: TwoTowerNetwork, batch: tuple[Tensor, ...]) -> Tensor:
     return (each * there).sum() / there.sum()
 
 
+def distillation_loss(student: TwoTowerNetwork, teacher: TwoTowerNetwork, batch: tuple[Tensor, ...]) -> Tensor:
+    """Mean divergence of the student's softmax from the teacher's at a random moment of each row, scalar float32.
+
+    It is the Kullback-Leibler divergence KL(teacher || student) of Hinton, Vinyals and Dean 2015, "Distilling the
+    knowledge in a neural network", at temperature 1: both rank the same items, and higher temperatures spend the
+    student's smaller space on items that nobody is shown. Both see the same user and the whole history, without
+    dropout (Beyer et al. 2022, "Knowledge distillation: a good teacher is patient and consistent"). Seen items are no
+    candidates; of a large catalogue the candidates are drawn as for :func:`sampled_softmax`.
+    """
+    users, past, _ = _at_a_moment(*batch)
+    drawn = None if teacher.bias.shape[0] <= FULL_SOFTMAX else _draw(teacher, teacher.architecture.negatives)
+    with torch.no_grad():
+        wanted = functional.log_softmax(_candidates(teacher, users, past, drawn), 1)
+    found = functional.log_softmax(_candidates(student, users, past, drawn), 1)
+    return functional.kl_div(found, wanted, reduction="batchmean", log_target=True)
+
+
+def _candidates(network: TwoTowerNetwork, users: Tensor, past: Tensor, drawn: Tensor | None) -> Tensor:
+    """Logits of all items by their code, or of the drawn ones as :func:`_drawn_logits` gives them."""
+    query, known = network.query(users, past, distinct=True), network.is_known(users, past)
+    if drawn is None:
+        return masked(network.scores(query, known).float(), past)
+    return _drawn_logits(network, query, known, past, drawn)
+
+
 def _at_a_moment(users: Tensor, sequences: Tensor, moments: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Draw a moment: users; the items before it, zeros elsewhere, [n, CONTEXT + WINDOW]; the next ones [n, TARGETS]."""
     now = CONTEXT + (torch.rand(moments.shape, device=moments.device) * moments).long()
-    places = torch.arange(CONTEXT + WINDOW, device=moments.device)
-    past = sequences[:, : CONTEXT + WINDOW] * (places < now[:, None])
     targets = sequences.gather(1, now[:, None] + torch.arange(TARGETS, device=moments.device))
-    return users, past, targets
+    return users, before(sequences, now), targets.long()
+
+
+def before(sequences: Tensor, now: Tensor) -> Tensor:
+    """Item codes int64 [n, CONTEXT + WINDOW] of :func:`pieces`' sequences, zeros from the place ``now`` (int64 [n])."""
+    places = torch.arange(CONTEXT + WINDOW, device=now.device)
+    return sequences[:, : CONTEXT + WINDOW].long() * (places < now[:, None])
 
 
 def full_softmax(network: TwoTowerNetwork, query: Tensor, known: Tensor, past: Tensor, targets: Tensor) -> Tensor:
@@ -99,13 +128,23 @@ def sampled_softmax(
     and Senécal 2008, "Adaptive importance sampling to accelerate training of a neural probabilistic language model").
     The target itself is always there, not drawn, and keeps its logit; a draw that hits it is left out.
     """
-    drawn = torch.multinomial(network.shares, count, replacement=True)
-    logits = network.scores(query, known, drawn).float() - torch.log(count * network.shares[drawn])
-    seen = torch.zeros(past.shape[0], network.shares.shape[0] + 1, dtype=torch.bool, device=past.device)
-    logits = logits.masked_fill(seen.scatter(1, past, True)[:, drawn + 1], MASKED)
+    drawn = _draw(network, count)
+    logits = _drawn_logits(network, query, known, past, drawn)
     wanted = (targets - 1).clamp(min=0)
     vectors = network.items.T[wanted]
     own = (query[:, None] * vectors).sum(2) + network.bias[wanted]
     own = (own + torch.where(known, 0.0, 1.0) * network.popularity[wanted]).float()
     others = logits[:, None].masked_fill(wanted[:, :, None] == drawn, MASKED)
     return torch.logsumexp(torch.cat([own[:, :, None], others], 2), 2) - own
+
+
+def _draw(network: TwoTowerNetwork, count: int) -> Tensor:
+    """Items by their popularity, with replacement: int64 [count], from 0."""
+    return torch.multinomial(network.shares, count, replacement=True)
+
+
+def _drawn_logits(network: TwoTowerNetwork, query: Tensor, known: Tensor, past: Tensor, drawn: Tensor) -> Tensor:
+    """Logits float32 [rows, drawn], less the log of how often an item is expected; those seen :data:`MASKED`."""
+    logits = network.scores(query, known, drawn).float() - torch.log(len(drawn) * network.shares[drawn])
+    seen = torch.zeros(past.shape[0], network.shares.shape[0] + 1, dtype=torch.bool, device=past.device)
+    return logits.masked_fill(seen.scatter(1, past, True)[:, drawn + 1], MASKED)

@@ -35,6 +35,12 @@ class Mlp:
             cast("TabularEncoder", encoder), Architecture(dropout=dropout, feature_dropout=feature_dropout, **shape)
         )
 
+    def students(self, values: Mapping[str, Any]) -> list[dict[str, Any]]:
+        """Smaller networks; see :func:`tasks.core.workloads.tabular.students.of`."""
+        from tasks.core.workloads.tabular import students
+
+        return students.of(values)
+
 
 class Tabular:
     """The family of tables; see :class:`~tasks.core.workloads.contract.Workload`."""

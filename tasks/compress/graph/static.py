@@ -1,0 +1,167 @@
+"""int8 by static quantization: QDQ, weights per channel, activation ranges from calibration rows."""
+
+from __future__ import annotations
+
+import math
+import tempfile
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import onnx
+
+from tasks.compress.graph import Treated
+from tasks.compress.graph import rows as feeding
+from tasks.compress.graph.bias import corrected
+from tasks.compress.graph.compact import compact, forget_unused_domains
+from tasks.compress.graph.fuse import fused
+from tasks.compress.graph.nodes import Layer, Wiring, copied, opened
+from tasks.core import devices
+from tasks.core.errors import UsageError
+
+#: Where the weights are. Quantizing the cheap operators between them only adds conversions.
+OPERATORS = ("MatMul", "Gemm", "Conv", "Gather")
+#: Below this many weights the conversions around an operator cost more than its int8 kernel saves.
+_LEAST_WEIGHTS = 1024
+#: The histograms of a calibrator hold every activation of these rows in memory at once.
+_HISTOGRAM_ROWS = 256
+
+Calibrate = Literal["minmax", "percentile", "entropy"]
+Activations = Literal["u8", "s8"]
+
+
+def quantize(
+    core: onnx.ModelProto,
+    calibration: Mapping[str, np.ndarray],
+    *,
+    calibrate: Calibrate = "minmax",
+    activations: Activations = "u8",
+    exclude: Collection[str] = (),
+    correct_bias: bool = True,
+) -> Treated:
+    """Quantize MatMul, Gemm, Conv and Gather with weights to QInt8, one scale a channel.
+
+    Weights use 7 bits on processors without VNNI, where the 8-bit product of U8 and S8 can saturate.
+
+    Args:
+        core: float network, inputs as keys of ``calibration``.
+        calibration: encoded rows, each array [rows, ...].
+        calibrate: how an activation's range is found: its extremes, the 99.999th percentile, or the range of least
+            divergence (entropy).
+        activations: ``u8`` with a zero point, or ``s8`` without one, as TensorRT and some edge runtimes want it.
+        exclude: layers to leave in float, by the names that the report uses.
+        correct_bias: whether to take the layers' mean errors off their biases where that helps.
+
+    Raises:
+        UsageError: if weights are not finite, inputs are missing or an excluded layer does not exist.
+        DataRejected: if there are fewer than two rows.
+    """
+    feeding.checked(opened(core), calibration)
+    prepared = prepare(core)
+    layers = Wiring(prepared.graph).layers()
+    unknown = sorted(set(exclude) - {layer.name for layer in layers})
+    if unknown:
+        raise UsageError(
+            "a layer left in float is one of the model",
+            ", ".join(unknown),
+            f"choose from {', '.join(layer.name for layer in layers) or 'none: the model has no weights'}",
+        )
+    kept = dict(filter(None, (_left_in_float(layer, exclude) for layer in layers)))
+    rows = feeding.checked(prepared, calibration)
+    model = _quantized(prepared, rows, calibrate, activations, [*kept, *_without_weights(prepared, layers)])
+    done = quantized_layers(model)
+    kept |= {layer.name: "onnxruntime left it in float" for layer in layers if layer.name not in done | kept.keys()}
+    report: dict[str, Any] = {"quantized": [layer.name for layer in layers if layer.name in done], "kept": kept}
+    if not done:  # trees, for example: no smaller file may bear the name int8
+        return Treated(copied(core), report | {"nothing": "no layer is worth it or can be quantized"})
+    report |= {"calibrate": calibrate, "activations": activations, "reduced_range": not devices.has_vnni()}
+    if correct_bias:
+        model, report["bias"] = corrected(prepared, model, report["quantized"], rows)
+    return Treated(compact(model), report)
+
+
+def prepare(core: onnx.ModelProto) -> onnx.ModelProto:
+    """The network as the quantizer wants it: folded, shapes inferred, layers named."""
+    return onnx.shape_inference.infer_shapes(fused(core))
+
+
+def quantized_layers(model: onnx.ModelProto) -> set[str]:
+    """Names of nodes whose weight comes out of a DequantizeLinear of a constant."""
+    wiring = Wiring(model.graph)
+    integers = {
+        name
+        for name, node in wiring.writer.items()
+        if node.op_type == "DequantizeLinear" and node.input[0] in wiring.constants
+    }
+    return {node.name for node in model.graph.node if node.op_type in OPERATORS and integers & set(node.input[:2])}
+
+
+def _quantized(
+    prepared: onnx.ModelProto, rows: feeding.Rows, calibrate: str, activations: str, excluded: list[str]
+) -> onnx.ModelProto:
+    from onnxruntime.quantization import (
+        CalibrationDataReader,
+        CalibrationMethod,
+        QuantFormat,
+        QuantType,
+        quantize_static,
+    )
+
+    class Reader(CalibrationDataReader):  # type: ignore[misc]
+        def __init__(self) -> None:
+            seen = rows if calibrate == "minmax" else feeding.some(rows, _HISTOGRAM_ROWS)
+            self._batches = feeding.batches(prepared, seen)
+
+        def get_next(self) -> dict[str, np.ndarray] | None:
+            return next(self._batches, None)
+
+    methods = {
+        "minmax": CalibrationMethod.MinMax,
+        "percentile": CalibrationMethod.Percentile,
+        "entropy": CalibrationMethod.Entropy,
+    }
+    with tempfile.TemporaryDirectory() as folder, feeding.quiet():
+        given, result = Path(folder) / "given.onnx", Path(folder) / "result.onnx"
+        onnx.save(prepared, given)
+        quantize_static(
+            given,
+            result,
+            Reader(),
+            quant_format=QuantFormat.QDQ,
+            calibrate_method=methods[calibrate],
+            per_channel=True,
+            activation_type=QuantType.QUInt8 if activations == "u8" else QuantType.QInt8,
+            weight_type=QuantType.QInt8,
+            reduce_range=not devices.has_vnni(),
+            op_types_to_quantize=list(OPERATORS),
+            nodes_to_exclude=excluded,
+            extra_options=_options(prepared) | {"ActivationSymmetric": activations == "s8"},
+        )
+        model: onnx.ModelProto = onnx.load(result)
+    forget_unused_domains(model)
+    return model
+
+
+def _options(model: onnx.ModelProto) -> dict[str, Any]:
+    """Scores that are sorted stay float: 256 levels would tie, and an order of ties is no ranking."""
+    ranks = any(node.op_type == "TopK" for node in model.graph.node)
+    return {"OpTypesToExcludeOutputQuantization": ["MatMul", "Gemm"]} if ranks else {}
+
+
+def _left_in_float(layer: Layer, exclude: Collection[str]) -> tuple[str, str] | None:
+    """A layer's name and why it stays float, or None if it does not."""
+    reasons = {
+        "excluded": layer.name in exclude,
+        f"{layer.node.op_type} is not quantized": layer.node.op_type not in OPERATORS,
+        f"{layer.size} weights are too few to be worth it": layer.size < _LEAST_WEIGHTS,
+        "batched weights lack a per-channel kernel": layer.node.op_type == "MatMul" and len(layer.shape) != 2,
+    }
+    reason = next((text for text, holds in reasons.items() if holds), None)
+    return reason and (layer.name, reason)
+
+
+def _without_weights(model: onnx.ModelProto, layers: list[Layer]) -> list[str]:
+    """Products of two activations, and gathers of integers: nothing to shrink, and conversions to pay."""
+    weighted = {layer.name for layer in layers}
+    return [node.name for node in model.graph.node if node.op_type in OPERATORS and node.name not in weighted]

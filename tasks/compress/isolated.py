@@ -1,0 +1,65 @@
+"""Runs a function in a process of its own: a model that kills the runtime does not kill the search."""
+
+from __future__ import annotations
+
+import multiprocessing
+import signal
+from collections.abc import Callable
+from multiprocessing.connection import Connection
+from typing import Any, TypeVar
+
+from tasks.core.errors import AssayError
+
+T = TypeVar("T")
+
+
+class Crashed(Exception):
+    """The process ended without an answer; the text says how."""
+
+
+def call(function: Callable[..., T], *arguments: Any, seconds: float) -> T:
+    """Call a module-level function with picklable arguments in a fresh process.
+
+    Raises:
+        Crashed: if the process dies, raises, or takes longer than ``seconds``.
+        AssayError: if the function raises one (CUDA asked for and not used, for example).
+    """
+    context = multiprocessing.get_context("spawn")
+    here, there = context.Pipe(duplex=False)
+    process = context.Process(target=_answer, args=(there, function, arguments), daemon=True)
+    process.start()
+    there.close()
+    kind: str
+    found: Any
+    try:
+        kind, found = here.recv() if here.poll(seconds) else ("late", None)
+    except EOFError:
+        kind, found = "dead", None
+    finally:
+        here.close()
+        process.join(timeout=1)
+        process.kill()
+        process.join()
+    if kind == "done":
+        result: T = found
+        return result
+    if kind == "refused":
+        raise found
+    raise Crashed(found or _end(kind, process.exitcode, seconds))
+
+
+def _end(kind: str, code: int | None, seconds: float) -> str:
+    if kind == "late":
+        return f"the runtime took longer than {seconds:.0f} s"
+    if code is not None and code < 0:
+        return f"the runtime was ended by {signal.Signals(-code).name}"
+    return f"the runtime's process ended with code {code}"
+
+
+def _answer(pipe: Connection, function: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
+    try:
+        pipe.send(("done", function(*arguments)))
+    except AssayError as error:
+        pipe.send(("refused", error))
+    except Exception as error:  # noqa: BLE001 (whatever it is, the search must hear of it)
+        pipe.send(("failed", f"{type(error).__name__}: {str(error)[:500]}"))

@@ -1,0 +1,171 @@
+"""Recovery: a smaller network learns to give the original's answers (Hinton et al. 2015).
+
+The teacher answers once. Its logits are kept beside the very inputs, augmented or not, that it saw ("a patient and
+consistent teacher", Beyer et al. 2022), so that a pass of the student costs the student's time alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from tasks.core.log import progress
+from tasks.core.training import Batch, Recipe, Trained, train
+from tasks.core.workloads.losses import logits_of
+
+if TYPE_CHECKING:
+    from tasks.core.settings import Tune
+    from tasks.core.workloads.contract import Encoder, Workload
+
+#: Augmented views of train that the teacher answers, and the memory that they may take.
+_VIEWS, _MOST_BYTES = 4, 2 << 30
+_BATCH = 512
+#: Softens both answers, so that the order of the unlikely classes counts too.
+_TEMPERATURE = 2.0
+
+
+@dataclass(frozen=True)
+class Lessons:
+    """What students learn from: one or more passes over train, each with the teacher's answers.
+
+    Attributes:
+        passes: for each pass its tensors, equal in length; what they hold is up to ``loss``.
+        loss: (student, slice of the tensors of a pass) -> scalar.
+    """
+
+    passes: Sequence[Batch]
+    loss: Callable[[nn.Module, Batch], Tensor]
+
+
+def prepare(
+    workload: Workload, encoder: Encoder, tune: Tune, teachers: Sequence[nn.Module], examples: Batch, dtype: Any
+) -> Lessons:
+    """Let the teachers (their logits averaged) answer train.
+
+    A workload with a ``distillation_loss`` of its own (:class:`~tasks.core.workloads.contract.Workload`) is taught by
+    its first teacher, batch by batch.
+
+    Args:
+        workload: whose loss draws the augmentation.
+        encoder: the original's.
+        tune: the section that the original was trained with.
+        teachers: trained networks, on the examples' device.
+        examples: of :meth:`Workload.examples`.
+        dtype: of the teachers' matrix products; None for float32.
+    """
+    own = getattr(workload, "distillation_loss", None)
+    if own is not None:
+        teacher = teachers[0].eval()
+        return Lessons([examples], lambda student, batch: own(student, teacher, batch, encoder, tune))
+    first = _answered(workload, encoder, tune, teachers, examples, dtype)
+    second = _answered(workload, encoder, tune, teachers, tuple(part[:_BATCH] for part in examples), dtype)
+    augmented = any(not torch.equal(a[:_BATCH], b) for a, b in zip(first[:-1], second[:-1], strict=True))
+    size = sum(part.nbytes for part in first)
+    more = min(_VIEWS, _MOST_BYTES // max(1, size)) - 1 if augmented else 0
+    others = [_answered(workload, encoder, tune, teachers, examples, dtype) for _ in range(more)]
+    return Lessons([first, *others], _imitation(getattr(encoder, "task", "")))
+
+
+def teach(
+    network: nn.Module, lessons: Lessons, recipe: Recipe, evaluate: Callable[[nn.Module], float], seed: int
+) -> Trained:
+    """Train a network on ``recipe.epochs`` passes, and put the averaged weights into it.
+
+    Raises:
+        FloatingPointError: if training diverges.
+    """
+    views = lessons.passes[: recipe.epochs]
+    pool = tuple(torch.cat(parts) for parts in zip(*views, strict=True)) if len(views) > 1 else views[0]
+    epochs = max(1, round(recipe.epochs / len(views)))
+    trained = train(
+        network,
+        replace(recipe, epochs=epochs),
+        pool,
+        lessons.loss,
+        evaluate,
+        seed,
+        lambda epoch, score: None,  # noqa: ARG005 (the loop's interface)
+    )
+    network.load_state_dict(trained.state)
+    network.eval()
+    return trained
+
+
+class Ensemble(nn.Module):
+    """Networks in evaluation mode whose logits are averaged; other attributes are those of the first."""
+
+    def __init__(self, networks: Sequence[nn.Module]) -> None:
+        super().__init__()
+        self.networks = nn.ModuleList([network.eval() for network in networks])
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        """The networks' inputs -> logits float32 [rows, width]."""
+        return torch.stack([logits_of(network(*inputs)) for network in self.networks]).mean(0)
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return super().__getattr__(name)
+        except AttributeError:  # a loss may read what belongs to the network, such as its label smoothing
+            first: nn.Module = next(iter(cast("nn.ModuleList", super().__getattr__("networks"))))
+            return getattr(first, name)
+
+
+class _Recorder(Ensemble):
+    """Stands for the network inside a workload's loss, and remembers what it was asked and what it answered."""
+
+    def __init__(self, teachers: Sequence[nn.Module]) -> None:
+        super().__init__(teachers)
+        self.training = True  # so that the loss augments; the teachers themselves stay in evaluation mode
+        self.seen: list[Batch] = []
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        logits = super().forward(*inputs)
+        self.seen.append((*(part.clone() for part in inputs), logits))
+        return logits
+
+
+@torch.no_grad()
+def _answered(
+    workload: Workload, encoder: Encoder, tune: Tune, teachers: Sequence[nn.Module], examples: Batch, dtype: Any
+) -> Batch:
+    """One pass over the examples: the network's inputs, then the logits float32 [rows, width]."""
+    recorder = _Recorder(teachers)
+    count = len(examples[0])
+    starts = range(0, count, _BATCH)
+    with torch.autocast(examples[0].device.type, dtype=dtype, enabled=dtype is not None):
+        for start in progress(starts, "the original answers train", len(starts)):
+            workload.loss(recorder, tuple(part[start : start + _BATCH] for part in examples), encoder, tune)
+    return tuple(torch.cat(parts) for parts in zip(*recorder.seen, strict=True))
+
+
+def _imitation(task: str) -> Callable[[nn.Module, Batch], Tensor]:
+    def loss(student: nn.Module, batch: Batch) -> Tensor:
+        *inputs, target = batch
+        return divergence(logits_of(student(*inputs)), target, task)
+
+    return loss
+
+
+def divergence(logits: Tensor, target: Tensor, task: str) -> Tensor:
+    """How far answers are from the teacher's, a scalar: 0 at best, but for the entropy of two classes.
+
+    Several classes: Kullback-Leibler divergence of the softened distributions, times the squared temperature (so that
+    gradients keep their size: Hinton et al. 2015, eq. 4). Two classes in one logit: cross-entropy with the teacher's
+    probability. A quantity: mean squared error.
+
+    Args:
+        logits: float32 [rows, width].
+        target: the teacher's, the same shape.
+        task: ``binary``, ``multiclass`` or ``regression``.
+    """
+    if task == "regression":
+        return functional.mse_loss(logits, target)
+    if logits.shape[1] == 1:
+        return functional.binary_cross_entropy_with_logits(logits, torch.sigmoid(target))
+    warm, goal = (functional.log_softmax(values / _TEMPERATURE, dim=1) for values in (logits, target))
+    return functional.kl_div(warm, goal, log_target=True, reduction="batchmean") * _TEMPERATURE**2

@@ -1,0 +1,132 @@
+"""Treats a network's file with every method that the params name, the cheap ones first, and int8 until it is good."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from typing import Any, cast
+
+import numpy as np
+import onnx
+
+from tasks.compress.graph import Treated, find
+from tasks.compress.graph.compact import compact
+from tasks.compress.problem import interface
+from tasks.compress.workshop import Built, Unsuitable, Workshop
+from tasks.core import plugins
+from tasks.core.contracts import GRAPH_METHODS, METHODS, Compressor
+from tasks.core.errors import AssayError
+from tasks.core.log import log
+
+#: Static int8 in several ways: the next way is tried only where the one before costs too much.
+_STATIC = ("int8", "int8_percentile", "int8_entropy", "int8_s8s8", "int8_smooth")
+#: Layers that may stay in float where int8 costs too much.
+_MOST_LAYERS = 4
+#: A layer below this share of all damage is not worth a candidate.
+_LEAST_SHARE = 0.05
+
+Sensitivities = dict[str, list[dict[str, Any]]]
+
+
+class Treatments:
+    """The methods on files that params name and the target allows.
+
+    Attributes:
+        sensitivities: network -> its layers and their measured damage under int8, for those that needed it.
+    """
+
+    def __init__(self, workshop: Workshop, methods: tuple[str, ...], sparsity: float, tolerance: float) -> None:
+        """``tolerance`` is the loss of the metric, against the same network in float, up to which int8 is good."""
+        self.workshop, self.sparsity, self.tolerance = workshop, sparsity, tolerance
+        refused = workshop.target.refused
+        for name in (name for name in methods if name in refused):
+            log.info("compress: no %s on this target: %s", name, refused[name])
+        self.methods = [name for name in methods if name in GRAPH_METHODS or name not in METHODS]
+        self.methods = [name for name in self.methods if name not in refused]
+        self.sensitivities: Sensitivities = {}
+
+    @property
+    def int8(self) -> str | None:
+        """The first way of static int8 among the methods: what the screening of shapes uses."""
+        return next((name for name in self.methods if name in _STATIC), None)
+
+    def all(self, network: str, core: onnx.ModelProto, origin: Mapping[str, Any]) -> list[Built]:
+        """A candidate for the network in float, and one for every method; ``origin`` says how the network was made."""
+        loss = self.workshop.problem.metric.loss
+        plain = self.workshop.make(network, "", core, lambda: (compact(core), {}), origin)
+        built = [plain]
+        static_ways = [name for name in self.methods if name in _STATIC]
+        for name in self.methods:
+            if name not in static_ways:
+                built.append(self._one(network, name, core, origin))
+        best: Built | None = None
+        for name in static_ways:
+            found = self._one(network, name, core, origin)
+            built.append(found)
+            if not found.problem and (best is None or loss(best.score, found.score) < 0):
+                best = found
+            if best is not None and loss(plain.score, best.score) <= self.tolerance:
+                break
+        if best is not None and not loss(plain.score, best.score) <= self.tolerance:
+            built += self._with_float_layers(core, plain, best.method)
+        return built
+
+    def treat(self, method: str, core: onnx.ModelProto) -> tuple[onnx.ModelProto, dict[str, Any]]:
+        """The treated core and the method's report.
+
+        Raises:
+            Unsuitable: if the method fails at it, or its result has other inputs or outputs.
+        """
+        given = onnx.ModelProto()
+        given.CopyFrom(core)
+        try:
+            result = self._function(method)(given, self.workshop.problem.calibration)
+            model, report = (result.model, result.report) if isinstance(result, Treated) else (result, {})
+            if isinstance(model, onnx.ModelProto):
+                onnx.checker.check_model(model)
+        except (OSError, MemoryError):
+            raise
+        except AssayError as error:
+            raise Unsuitable(f"{method}: {error.rule}: {error.found}") from error
+        except Exception as error:  # the quantizer of onnxruntime and a user's code raise anything
+            raise Unsuitable(f"{method} failed: {type(error).__name__}: {str(error)[:500]}") from error
+        if not isinstance(model, onnx.ModelProto) or interface(model) != interface(core):
+            found = interface(model) if isinstance(model, onnx.ModelProto) else type(model).__name__
+            raise Unsuitable(f"{method} must keep the inputs and outputs {interface(core)}, and gives {found}")
+        return compact(model), dict(report)
+
+    def _one(self, network: str, method: str, core: onnx.ModelProto, origin: Mapping[str, Any]) -> Built:
+        return self.workshop.make(network, method, core, lambda: self.treat(method, core), origin)
+
+    def _function(self, method: str) -> Callable[[onnx.ModelProto, Mapping[str, np.ndarray]], Any]:
+        if method not in METHODS:
+            return cast("Compressor", plugins.load(plugins.COMPRESSORS, method))
+        if method == "magnitude":
+            from tasks.compress.graph import magnitude
+
+            return lambda core, _: magnitude.prune(core, ratio=self.sparsity)
+        return find(method)
+
+    def _with_float_layers(self, core: onnx.ModelProto, plain: Built, method: str) -> list[Built]:
+        """int8 with the layers that it hurts most left in float, one more each time, until it is good."""
+        from tasks.compress.graph import sensitivity
+
+        problem = self.workshop.problem
+        method = method if method != "int8_smooth" else "int8"  # what smoothing divides is not a layer to leave out
+        quantize: Callable[..., Treated] = find(method)
+        damages = [item for item in sensitivity.damage(core, problem.calibration, quantize) if item.damage > 0]
+        self.sensitivities[plain.name] = [asdict(item) for item in damages]
+        total = sum(item.damage for item in damages)
+        worst = [item.name for item in damages if item.damage > _LEAST_SHARE * total][:_MOST_LAYERS]
+        built = []
+        for count in range(1, len(worst) + 1):
+            kept = worst[:count]
+
+            def treated(kept: list[str] = kept) -> tuple[onnx.ModelProto, dict[str, Any]]:
+                result = quantize(core, problem.calibration, exclude=kept)
+                return compact(result.model), dict(result.report) | {"kept_in_float_for_quality": kept}
+
+            built.append(self.workshop.make(plain.network, f"{method}_{count}_float", core, treated, plain.origin))
+            if problem.metric.loss(plain.score, built[-1].score) <= self.tolerance:
+                break
+        return built

@@ -1,0 +1,48 @@
+"""Where a stage keeps what survives a kill, so that it goes on where it stopped, and never with other people's work."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+
+from tasks.core import manifest, record
+from tasks.core.stage import StageSettings
+
+
+def folder(settings: StageSettings, stage: str, upstream: Path, plugins: Iterable[object] = ()) -> Path:
+    """The stage's scratch folder for exactly these settings, data, code and libraries; others of the stage are removed.
+
+    Args:
+        settings: the stage's.
+        stage: its name.
+        upstream: folder of the stage whose output the work is about.
+        plugins: objects whose source decides the result, besides the core's and the stage's own.
+    """
+    name = f"{settings.hash[:16]}-{manifest.identity(upstream)[:16]}-{_code(stage, plugins)[:16]}"
+    found = settings.scratch / stage / name
+    if found.parent.is_dir():
+        for other in found.parent.iterdir():
+            if other != found:
+                shutil.rmtree(other)
+    found.mkdir(parents=True, exist_ok=True)
+    return found
+
+
+def _code(stage: str, plugins: Iterable[object]) -> str:
+    core = Path(record.__file__).parent
+    own = [sorted(path.rglob("*.py")) for path in (core, core.parent / stage)]
+    digest = hashlib.sha256(json.dumps(record.versions(), sort_keys=True).encode())
+    for path in (path for family in (*own, *map(_sources, plugins)) for path in family):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
+def _sources(plugin: object) -> list[Path]:
+    """The files of the package that a workload or model is written in; a module outside of any is alone."""
+    name = type(plugin).__module__
+    path = Path(str(sys.modules[name].__file__))
+    return sorted(path.parent.glob("*.py")) if path.name == "__init__.py" or "." in name else [path]

@@ -1,0 +1,50 @@
+"""Smaller residual networks that could answer instead of a trained one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from itertools import product
+from typing import Any
+
+#: Kernels work on blocks of so many channels: other widths cost as much as the next multiple.
+_BLOCK = 16
+_SHARES = (1.0, 0.75, 0.5, 0.25)
+
+
+def of(values: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Hyperparameters of smaller networks, those of most weights first.
+
+    They halve the axes in the first stage, are narrower, stop widening earlier, have one block a stage, or one stage
+    less; dropout is left out, since the teacher's answers regularise.
+
+    Args:
+        values: of the trained network.
+    """
+    stride, stem, stages = int(values.get("first_stride", 2)), int(values["width"]), int(values["stages"])
+    widths = list(values.get("widths") or [stem * stride * 2**stage for stage in range(stages)])
+    found: dict[tuple[Any, ...], dict[str, Any]] = {}
+    depths = sorted({stages, max(1, stages - 1)})
+    caps = [widths[-1], widths[max(0, stages - 2)]]
+    blocks = sorted({1, int(values["blocks"])})
+    for share, depth, cap, count, narrow in product(_SHARES, depths, caps, blocks, (1, 2)):
+        smaller = tuple(_rounded(min(width, cap) * share) for width in widths[:depth])
+        shape = (_rounded(stem * share / narrow), smaller, count)
+        found[shape] = {**values, "width": shape[0], "widths": smaller, "stages": depth, "blocks": count}
+    own = (stem, tuple(widths), int(values["blocks"]))
+    found = {
+        shape: {**one, "first_stride": 2, "dropout": 0.0} for shape, one in found.items() if shape != own or stride == 1
+    }
+    return sorted(found.values(), key=_weights, reverse=True)
+
+
+def _rounded(width: float) -> int:
+    return max(_BLOCK, round(width / _BLOCK) * _BLOCK) if width >= _BLOCK / 2 else max(1, int(width))
+
+
+def _weights(values: Mapping[str, Any]) -> int:
+    """About how many weights the convolutions have."""
+    before, total = values["width"], 0
+    for width in values["widths"]:
+        total += 9 * width * (before + width * (2 * values["blocks"] - 1))
+        before = width
+    return total
