@@ -64,7 +64,7 @@ PARAMS: dict[str, Any] = {
             "category_dim": 8,
         },
     },
-    "compress": {"max_metric_drop": 0.02, "max_slowdown": 1000.0, "rounds": 40},
+    "compress": {"methods": ["int8"], "max_metric_drop": 0.02, "max_slowdown": 1000.0, "rounds": 40},
     "verify": {"margin": 0.02, "resamples": 3000},
     "export": {"golden_rows": 5, "description": "A tiny world.", "data_licence": "CC0-1.0"},
 }

@@ -60,6 +60,14 @@ class Setting:
                 "reduce_range": not devices.has_vnni(),
                 "calibrate_method": METHODS[self.method],
                 "op_types_to_quantize": OPERATORS[self.operators],
+                "nodes_to_exclude": _without_kernel(onnx.load(prepared)),
             }
             quantize_static(prepared, result, Reader(rows), **settings)
             return onnx.load(result)
+
+
+def _without_kernel(model: onnx.ModelProto) -> list[str]:
+    """MatMuls of batched weights: per channel onnxruntime quantizes them, and then has no kernel to run them."""
+    dims = {tensor.name: len(tensor.dims) for tensor in model.graph.initializer}
+    products = (node for node in model.graph.node if node.op_type == "MatMul")
+    return [node.name for node in products if any(dims.get(name, 0) > 2 for name in node.input)]

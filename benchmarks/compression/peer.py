@@ -77,21 +77,22 @@ def run(name: str, description: str | None, method: Method, parser: argparse.Arg
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
     spec = files.read_json(options.inputs / "task.json")
-    calibration, validation = (Rows.read(options.inputs / f"{name}.npz") for name in ("calibration", "validation"))
+    calibration, validation = (Rows.read(options.inputs / f"{split}.npz") for split in ("calibration", "validation"))
     metric = find(spec["metric"], spec["task"])
     given = Given(options.inputs / "fp32.onnx", calibration, validation, metric, options)
+    for stale in (options.out / f"{name}.onnx", options.out / f"{name}.json"):
+        stale.unlink(missing_ok=True)
     started = time.perf_counter()
     try:
         model, report = method(given)
     except Exception as error:
-        _report(options.out, name, started, {"error": f"{type(error).__name__}: {error}"})
+        _write(options.out, name, started, {"error": f"{type(error).__name__}: {error}"})
         raise
-    report = {"seconds": round(time.perf_counter() - started, 1)} | report
     onnx.save(model, options.out / f"{name}.onnx")
-    _report(options.out, name, started, report | {f"validation_{metric.name}": given.score(model)})
+    _write(options.out, name, started, report | {f"validation_{metric.name}": given.score(model)})
 
 
-def _report(out: Path, name: str, started: float, report: dict[str, Any]) -> None:
+def _write(out: Path, name: str, started: float, report: dict[str, Any]) -> None:
     report = {"name": name, "seconds": round(time.perf_counter() - started, 1)} | report
     files.write_json(out / f"{name}.json", report)
     print(report)

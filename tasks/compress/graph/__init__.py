@@ -14,7 +14,8 @@ if TYPE_CHECKING:
     import numpy as np
     import onnx
 
-    Method = Callable[[onnx.ModelProto, Mapping[str, np.ndarray]], "Treated"]
+#: Calibration: input name -> array [rows, ...].
+Method = Callable[["onnx.ModelProto", "Mapping[str, np.ndarray]"], "Treated"]
 
 #: Name of a method -> module of this folder, function in it, and the settings that make it this method.
 METHODS: Mapping[str, tuple[str, str, Mapping[str, Any]]] = {
@@ -50,7 +51,7 @@ class Treated:
 
 
 def find(name: str) -> Method:
-    """The method of a name: ``(model, calibration) -> Treated``, calibration as input name -> array [rows, ...].
+    """The method of a name.
 
     Raises:
         UsageError: if there is none of this name.

@@ -17,7 +17,7 @@ from tasks.compress.graph import rows as feeding
 from tasks.compress.graph.nodes import Wiring, attribute, copied
 
 #: Rows that a mean is taken over, and as many to judge with.
-_ROWS = 128
+_ROWS = 64
 
 
 @dataclass(frozen=True)
@@ -49,10 +49,14 @@ def corrected(
     wiring = Wiring(model.graph)
     nodes = {node.name: node for node in model.graph.node}
     biases = {name: bias for name in layers if (bias := _bias(wiring, nodes[name]))}
+    judged = feeding.judged(original)
+    if not biases or not judged:
+        reason = "no quantized layer has a bias of its own" if judged else "no answer measures an error"
+        return quantized, {"corrected": [], "nothing": reason}
     wanted = _means(original, learn, [node for node in original.graph.node if node.name in biases])
     for name, bias in biases.items():
         _take_off(wiring, bias, _means(model, learn, [nodes[name]])[name] - wanted[name])
-    expected = feeding.observe(original, judge, feeding.judged(original))
+    expected = feeding.observe(original, judge, judged)
     before, after = (
         feeding.error(expected, feeding.observe(candidate, judge, feeding.judged(candidate)))
         for candidate in (quantized, model)

@@ -11,17 +11,18 @@ import onnx
 from tasks.compress.graph.nodes import Layer, Wiring, attribute, reads
 
 #: Operators that treat each channel by itself: for those that are left, they answer as before.
-_ELEMENTWISE = frozenset(
-    "Abs Add Cast Clip Div Dropout Elu Erf Exp Gelu HardSigmoid HardSwish Identity LeakyRelu Max Min Mish Mul Neg PRelu "
-    "Pow Relu Selu Sigmoid Softplus Softsign Sqrt Sub Tanh".split()
-)
+_ELEMENTWISE = (
+    "Abs", "Add", "Cast", "Clip", "Div", "Dropout", "Elu", "Erf", "Exp", "Gelu", "HardSigmoid", "HardSwish", "Identity",
+    "LeakyRelu", "Max", "Min", "Mish", "Mul", "Neg", "PRelu", "Pow", "Relu", "Selu", "Sigmoid", "Softplus", "Softsign",
+    "Sqrt", "Sub", "Tanh",
+)  # fmt: skip
 _POOLS = ("AveragePool", "GlobalAveragePool", "GlobalMaxPool", "MaxPool")
 _REDUCTIONS = ("ReduceMax", "ReduceMean", "ReduceSum")
 _LAYERS = ("MatMul", "Gemm", "Conv")
 
 
-class Unprunable(Exception):  # noqa: N818 - no error: a reason to leave a layer alone
-    """Why a layer keeps its channels."""
+class Unprunable(Exception):
+    """Why a layer keeps its channels: no error, the layer is left alone."""
 
 
 @dataclass
@@ -95,9 +96,8 @@ class _Follower:
         if not plain:
             raise Unprunable("its weight is grouped, batched or on the left")
         found = Region(layer.shape[axis], [(node, 1, axis)])
-        for name in node.input[2:3]:
-            if name:
-                self._cut_if_wide(found, node, 2, self._axis[output], self._rank(output))
+        if "".join(node.input[2:3]):
+            self._cut_if_wide(found, node, 2, *((0, 1) if node.op_type == "Conv" else (1, 2)))
         return found
 
     def _end(self, found: Region, node: onnx.NodeProto) -> None:
@@ -124,7 +124,10 @@ class _Follower:
 
     def _pass(self, found: Region, node: onnx.NodeProto) -> None:
         """An operator that hands the channels on, or a stop."""
-        (name, *others) = (name for name in node.input if name in self._axis)
+        found_in = [name for name in node.input if name in self._axis]
+        if not found_in:  # a subgraph reads them
+            raise _stop(node)
+        (name, *others) = found_in
         axis, rank = self._axis[name], self._rank(name)
         kind = node.op_type
         if len([output for output in node.output if output]) != 1:

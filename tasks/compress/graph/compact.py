@@ -10,6 +10,8 @@ import onnx
 
 from tasks.compress.graph.nodes import copied, keep, reads, subgraphs
 
+#: Domains whose operators onnx knows.
+_INFERRED = ("", "ai.onnx", "ai.onnx.ml")
 _LETTERS = string.ascii_letters + string.digits + "_"
 
 
@@ -18,7 +20,8 @@ def compact(model: onnx.ModelProto) -> onnx.ModelProto:
 
     Tensors get short names (a graph's inputs and outputs and a function's interface keep theirs), nodes none; doc
     strings, value infos, metadata of parts, unused constants, unused domains go; equal constants are stored once.
-    In a small model names and notes are a real share of the file.
+    In a small model names and notes are a real share of the file. What operators outside ONNX write keeps its value
+    info: nobody could infer it, and onnx's checker crashes on some models without.
     """
     small = copied(model)
     _share(small.graph)
@@ -95,8 +98,10 @@ def _rename(nodes: Iterable[onnx.NodeProto], names: _Names, graph: onnx.GraphPro
     if graph is None:
         return
     graph.doc_string = ""
-    del graph.value_info[:], graph.metadata_props[:], graph.quantization_annotation[:]
-    for item in (*graph.initializer, *graph.input, *graph.output):
+    del graph.metadata_props[:], graph.quantization_annotation[:]
+    foreign = {name for node in graph.node if node.domain not in _INFERRED for name in node.output}
+    keep(graph.value_info, [item for item in graph.value_info if names[item.name] in foreign])
+    for item in (*graph.initializer, *graph.input, *graph.output, *graph.value_info):
         item.name = names[item.name]
         item.doc_string = ""
         del item.metadata_props[:]

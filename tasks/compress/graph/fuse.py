@@ -8,11 +8,15 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnxruntime
 
 from tasks.compress.graph import Treated
 from tasks.compress.graph.compact import compact, forget_unused_domains
 from tasks.compress.graph.nodes import opened
 from tasks.compress.graph.rows import quiet
+
+#: What onnxruntime appends to the name of a MatMul that it joins with the Add after it.
+_GEMM = "/MatMulAddFusion"
 
 
 def fuse(core: onnx.ModelProto, calibration: Mapping[str, np.ndarray] | None = None) -> Treated:  # noqa: ARG001
@@ -33,8 +37,6 @@ def fused(core: onnx.ModelProto) -> onnx.ModelProto:
     The basic level rewrites within standard ONNX. Should a version of onnxruntime leave an operator of its own all
     the same, the model stays unfolded: the file must load elsewhere, too.
     """
-    import onnxruntime
-
     model = opened(core)
     with tempfile.TemporaryDirectory() as folder, quiet():
         options = onnxruntime.SessionOptions()
@@ -44,5 +46,7 @@ def fused(core: onnx.ModelProto) -> onnx.ModelProto:
         onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
         folded: onnx.ModelProto = onnx.load(options.optimized_model_filepath)
     forget_unused_domains(folded)
+    for node in folded.graph.node:
+        node.name = node.name.removesuffix(_GEMM)
     domains = {item.domain for item in folded.opset_import} - {item.domain for item in model.opset_import}
     return opened(folded) if domains <= {"", "ai.onnx"} else model

@@ -1,8 +1,8 @@
-"""Half precision: fp16 or bf16 arithmetic with float32 at the borders, or float32 arithmetic on weights stored as fp16."""
+"""Half precision: fp16 or bf16 arithmetic between float32 borders, or float32 arithmetic on weights stored as fp16."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -13,7 +13,7 @@ from onnx import TensorProto, defs, helper, numpy_helper
 from tasks.compress.graph import Treated
 from tasks.compress.graph import rows as feeding
 from tasks.compress.graph.compact import compact
-from tasks.compress.graph.nodes import Wiring, attribute, copied, keep, opened, opset, subgraphs
+from tasks.compress.graph.nodes import Wiring, copied, keep, opened, opset, subgraphs
 from tasks.core.errors import UsageError
 
 Kind = Literal["fp16", "bf16"]
@@ -25,8 +25,11 @@ _LEAST = 128
 
 
 def convert(
-    core: onnx.ModelProto, calibration: Mapping[str, np.ndarray] | None = None, *, kind: Kind = "fp16"
-) -> Treated:  # noqa: ARG001
+    core: onnx.ModelProto,
+    calibration: Mapping[str, np.ndarray] | None = None,  # noqa: ARG001
+    *,
+    kind: Kind = "fp16",
+) -> Treated:
     """Compute in half precision wherever the operator's definition allows it; inputs and outputs stay float32.
 
     Numbers beyond fp16's range become its largest. No calibration needed.
@@ -101,15 +104,14 @@ class _Conversion:
         nodes: list[onnx.NodeProto] = []
         for node in self.model.graph.node:
             reason = self._reason(node)
-            nodes.extend(self._in_float(node) if reason else self._in_half(node))
-            if reason and any(name in self._floats for name in (*node.input, *node.output)):
-                self.kept[node.name] = reason
-            elif not reason:
+            if not reason:
                 self.converted.append(node.name)
+            elif any(name in self._floats for name in node.output):
+                self.kept[node.name] = reason
+            nodes.extend(self._in_float(node) if reason else self._in_half(node))
         for name in sorted(self.wiring.outputs & self._floats):
             nodes.extend(self._wide(name))
         keep(self.model.graph.node, nodes)
-        del self.model.graph.value_info[:]
 
     def _reason(self, node: onnx.NodeProto) -> str | None:
         """Why a node stays as it is, or None."""
@@ -124,8 +126,9 @@ class _Conversion:
         for name, kind in slots:
             if name in self._floats and wanted not in allowed.get(kind, [kind]):
                 return f"{node.op_type} does not take {wanted}"
-        if node.op_type == "Cast" and attribute(node, "to", 0) != _FLOAT:
-            return "it casts to another type"
+        followed = {item.type_str for item in schema.inputs}
+        if node.op_type != "Cast" and any(item.type_str not in followed for item in schema.outputs[:1]):
+            return "its result has a type of its own"
         return None
 
     def _in_half(self, node: onnx.NodeProto) -> Iterator[onnx.NodeProto]:
@@ -166,7 +169,7 @@ class _Conversion:
             yield helper.make_node("Cast", [self._halved[name]], [name], f"{name}:wide", to=_FLOAT)
 
 
-def _slots(formal: list[defs.OpSchema.FormalParameter], actual: list[str]) -> Iterator[tuple[str, str]]:
+def _slots(formal: Sequence[defs.OpSchema.FormalParameter], actual: Sequence[str]) -> Iterator[tuple[str, str]]:
     """Each tensor of a node with the name of its type; the last formal parameter may stand for any number."""
     for at, name in enumerate(actual):
         yield name, formal[min(at, len(formal) - 1)].type_str

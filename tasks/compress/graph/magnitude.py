@@ -1,4 +1,4 @@
-"""Magnitude pruning: small weights become zero. Only the compressed size gains: zeros are multiplied like other numbers."""
+"""Magnitude pruning: small weights become zero. Only a compressed file gains: zeros are multiplied like any number."""
 
 from __future__ import annotations
 

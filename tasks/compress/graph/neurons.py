@@ -54,7 +54,8 @@ def neurons(
     learn, judge = feeding.halves(feeding.some(feeding.checked(original, calibration), _ROWS))
     known = ranks(original)
     model = copied(original)
-    del model.graph.value_info[:]  # shapes of before
+    for item in model.graph.value_info:
+        item.type.tensor_type.ClearField("shape")  # those of before
     wiring = Wiring(model.graph)
     pruned: dict[str, list[int]] = {}
     fitted: list[str] = []
@@ -81,13 +82,11 @@ def neurons(
 def _left(count: int, ratio: float, multiple: int) -> int:
     left = multiple * math.ceil(max(count * (1 - ratio), 1) / multiple)
     if left >= count:
-        raise Unprunable(f"its {count} channels less {ratio:.0%}, rounded up to a multiple of {multiple}, are all of them")
+        raise Unprunable(f"{count} channels less {ratio:.0%}, rounded up to a multiple of {multiple}, are all of them")
     return left
 
 
-def _important(
-    model: onnx.ModelProto, wiring: Wiring, found: Region, rows: feeding.Rows, count: int
-) -> np.ndarray:
+def _important(model: onnx.ModelProto, wiring: Wiring, found: Region, rows: feeding.Rows, count: int) -> np.ndarray:
     """Places of the ``count`` most important channels, ascending."""
     names = [end.node.input[0] for end, _ in found.ends]
     energy = np.zeros(found.count)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import onnx
@@ -18,6 +19,8 @@ OPSET = 13
 _IR = 4
 #: Operators with weights, and where they take them.
 _WEIGHTS = {"MatMul": (1, 0), "Gemm": (1,), "Conv": (1,), "ConvTranspose": (1,), "Gather": (0,)}
+#: Below this many weights the conversions around an operator cost more than its quantized form saves.
+LEAST_WEIGHTS = 1024
 FLOATS = (onnx.TensorProto.FLOAT, onnx.TensorProto.DOUBLE, onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16)
 
 
@@ -106,7 +109,7 @@ def subgraphs(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
         yield from attribute.graphs
 
 
-def attribute(node: onnx.NodeProto, name: str, default: object) -> object:
+def attribute(node: onnx.NodeProto, name: str, default: Any) -> Any:
     """Value of an attribute, or the default."""
     found = next((item for item in node.attribute if item.name == name), None)
     return default if found is None else helper.get_attribute_value(found)
@@ -177,9 +180,10 @@ def _constants_to_initializers(graph: onnx.GraphProto) -> None:
 def _value(node: onnx.NodeProto) -> onnx.TensorProto | None:
     """The tensor of a Constant node, or None for texts and sparse ones."""
     item = node.attribute[0]
-    value = helper.get_attribute_value(item)
     if item.name == "value":
-        return onnx.TensorProto.FromString(value.SerializeToString())
+        tensor: onnx.TensorProto = item.t
+        return tensor
+    value = helper.get_attribute_value(item)
     kinds = {"value_float": np.float32, "value_floats": np.float32, "value_int": np.int64, "value_ints": np.int64}
     return numpy_helper.from_array(np.array(value, kinds[item.name])) if item.name in kinds else None
 
@@ -195,8 +199,8 @@ def _finite(graph: onnx.GraphProto) -> None:
             )
 
 
-def keep(field: object, kept: Iterable[object]) -> None:
+def keep(field: Any, kept: Iterable[Any]) -> None:
     """Replace the items of a repeated field."""
     items = list(kept)
-    del field[:]  # type: ignore[attr-defined]
-    field.extend(items)  # type: ignore[attr-defined]
+    del field[:]
+    field.extend(items)

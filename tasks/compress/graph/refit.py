@@ -49,7 +49,7 @@ def refitted(
     target = (moved.T @ (missing - middle.astype(np.float32))).astype(np.float64) / len(moved)
     least, change, shift = float(np.square(errors).mean()), None, middle
     for ridge in _RIDGES:
-        scale = max(ridge * float(np.trace(gram)) / len(gram), np.finfo(np.float32).tiny)
+        scale = max(ridge * float(np.trace(gram)) / len(gram), float(np.finfo(np.float32).tiny))
         step = np.linalg.solve(gram + scale * np.eye(len(gram)), target)
         offset = middle - center @ step
         left = float(np.square(errors - seen @ step.astype(np.float32) - offset.astype(np.float32)).mean())
@@ -61,7 +61,7 @@ def refitted(
     if bias:
         values = wiring.array(bias)
         name = f"{node.name}:bias:fitted"
-        wiring.put(name, (values + shift.reshape(values.shape[:-1] + (-1,))).astype(values.dtype))
+        wiring.put(name, (values + shift.reshape((*values.shape[:-1], -1))).astype(values.dtype))
         node.input[2] = name
     return True
 
@@ -84,7 +84,8 @@ def _examples(
     random = np.random.default_rng(0)
     inputs, missing = [], []
     there = feeding.watch(original, rows, [node.output[0]])
-    for (wanted,), (read, answer) in zip(there, feeding.watch(model, rows, [node.input[0], node.output[0]]), strict=True):
+    here = feeding.watch(model, rows, [node.input[0], node.output[0]])
+    for (wanted,), (read, answer) in zip(there, here, strict=True):
         lacking = wanted - answer
         if node.op_type == "Conv":
             pixels = int(np.prod(lacking.shape[2:]))
@@ -116,12 +117,12 @@ def _patches(
         float32 [rows * places, channels * kernel].
     """
     axes = len(kernel)
-    strides, dilations = (list(attribute(node, name, [1] * axes)) for name in ("strides", "dilations"))  # type: ignore[call-overload]
-    pads = list(attribute(node, "pads", [0] * 2 * axes))  # type: ignore[call-overload]
+    strides, dilations = (list(attribute(node, name, [1] * axes)) for name in ("strides", "dilations"))
+    pads = list(attribute(node, "pads", [0] * 2 * axes))
     padded = np.pad(read, [(0, 0), (0, 0), *zip(pads[:axes], pads[axes:], strict=True)])
     reach = [(size - 1) * dilation + 1 for size, dilation in zip(kernel, dilations, strict=True)]
     windows = np.lib.stride_tricks.sliding_window_view(padded, reach, axis=tuple(range(2, 2 + axes)))
     starts = tuple(place * stride for place, stride in zip(places, strides, strict=True))
-    within = tuple(slice(None, None, dilation) for dilation in dilations)
-    chosen = windows[(slice(None), slice(None), *starts)][(..., *within)]  # rows, channels, places, kernel
+    within = [slice(None, None, dilation) for dilation in dilations]
+    chosen = windows[:, :, *starts][:, :, :, *within]  # rows, channels, places, kernel
     return np.moveaxis(chosen, 2, 1).reshape(len(read) * len(starts[0]), -1)

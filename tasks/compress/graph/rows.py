@@ -10,6 +10,7 @@ from contextlib import contextmanager, redirect_stdout
 
 import numpy as np
 import onnx
+import onnxruntime
 
 from tasks.compress.graph.nodes import FLOATS, copied, keep, reads
 from tasks.core.errors import DataRejected, UsageError
@@ -67,7 +68,7 @@ def halves(rows: Rows) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
 
 
 def batches(model: onnx.ModelProto, rows: Rows, size: int = _BATCH) -> Iterator[dict[str, np.ndarray]]:
-    """The rows in batches; a model of one fixed batch size gets just that, the last batch filled with its first rows."""
+    """The rows in batches; a model of one fixed batch size gets just that, its last batch filled up with first rows."""
     fixed = {item.type.tensor_type.shape.dim[0].dim_value for item in model.graph.input if _ranked(item)} - {0}
     count = len(next(iter(rows.values())))
     if len(fixed) == 1:
@@ -84,6 +85,8 @@ def _ranked(item: onnx.ValueInfoProto) -> bool:
 
 def watch(model: onnx.ModelProto, rows: Rows, names: Sequence[str], size: int = _WATCHED) -> Iterator[list[np.ndarray]]:
     """Values of tensors of the graph, batch by batch: activations of all rows at once may not fit into memory."""
+    if not names:
+        return
     session = session_of(_only(model, names))
     for batch in batches(model, rows, size):
         yield session.run(list(names), batch)
@@ -113,30 +116,30 @@ def observe(model: onnx.ModelProto, rows: Rows, names: Sequence[str]) -> list[np
 def judged(model: onnx.ModelProto) -> list[str]:
     """The tensors whose error says what a treatment costs: float answers, or the scores that are ranked.
 
-    An order (TopK) and labels jump where scores move a little, so they measure nothing.
+    An order (TopK) and labels (ArgMax) jump where scores move a little, so they measure nothing.
     """
     floats = [item.name for item in model.graph.output if item.type.tensor_type.elem_type in FLOATS]
-    return floats or [node.input[0] for node in model.graph.node if node.op_type == "TopK"]
+    return floats or [node.input[0] for node in model.graph.node if node.op_type in ("TopK", "ArgMax")]
 
 
 def error(expected: Sequence[np.ndarray], found: Sequence[np.ndarray]) -> float:
     """Mean squared error relative to the expected values' variance, averaged over tensors; NaN without any.
 
-    Places where the expected value is not finite (masks) are left out.
+    Places where the expected value is not finite (masks) are left out; where only the found one is not, it is infinite.
     """
     errors = []
     for right, answer in zip(expected, found, strict=True):
         at = np.isfinite(right)
         wanted, got = right[at].astype(np.float64), answer[at].astype(np.float64)
-        if wanted.size:
+        if not np.isfinite(got).all():
+            errors.append(np.inf)
+        elif wanted.size:
             errors.append(float(np.mean((got - wanted) ** 2) / max(float(wanted.var()), np.finfo(np.float32).tiny)))
     return float(np.mean(errors)) if errors else float("nan")
 
 
-def session_of(model: onnx.ModelProto):  # type: ignore[no-untyped-def]  # noqa: ANN201 - onnxruntime has no types
+def session_of(model: onnx.ModelProto) -> onnxruntime.InferenceSession:
     """A quiet session on the CPU."""
-    import onnxruntime
-
     options = onnxruntime.SessionOptions()
     options.log_severity_level = _ERROR
     return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
@@ -145,8 +148,6 @@ def session_of(model: onnx.ModelProto):  # type: ignore[no-untyped-def]  # noqa:
 @contextmanager
 def quiet() -> Iterator[None]:
     """onnxruntime's quantizers talk through the root logger and standard output, and not about mistakes."""
-    import onnxruntime
-
     root = logging.getLogger()
     before = root.level
     root.setLevel(logging.ERROR)

@@ -8,9 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 import onnx
 
-from tasks.compress.graph import Treated
+from tasks.compress.graph import Treated, static
 from tasks.compress.graph import rows as feeding
-from tasks.compress.graph import static
 from tasks.compress.graph.nodes import Wiring
 from tasks.core.log import progress
 

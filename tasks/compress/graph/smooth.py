@@ -15,7 +15,8 @@ from onnx import helper
 
 from tasks.compress.graph import Treated, static
 from tasks.compress.graph import rows as feeding
-from tasks.compress.graph.nodes import Layer, Wiring, attribute, copied, keep
+from tasks.compress.graph.nodes import LEAST_WEIGHTS, Layer, Wiring, copied, keep
+from tasks.compress.graph.products import inputs_axis, matrix, plain
 
 #: Channels outlie from this multiple of the middle channel's range on; below it there is nothing to gain.
 _OUTLYING = 3.0
@@ -37,7 +38,7 @@ def quantize(
         settings: of :func:`tasks.compress.graph.static.quantize`.
 
     Returns:
-        The quantized model; the report names the ``smoothed`` activations' layers, and whether by ``folding`` or ``Mul``.
+        The quantized model; the report names ``smoothed`` layers with the way, ``folding`` or ``Mul``.
 
     Raises:
         UsageError: as ``int8`` does.
@@ -47,7 +48,7 @@ def quantize(
     rows = feeding.some(feeding.checked(model, calibration), _ROWS)
     wiring = Wiring(model.graph)
     groups = _groups(wiring)
-    smoothed = {}
+    smoothed: dict[str, str] = {}
     for activation, extremes in _extremes(model, rows, list(groups)).items():
         middle = float(np.median(extremes))
         if middle == 0 or extremes.max() < _OUTLYING * middle:
@@ -65,8 +66,8 @@ def _groups(wiring: Wiring) -> dict[str, list[Layer]]:
     """Activation -> the layers that multiply it by a matrix of their own."""
     groups: dict[str, list[Layer]] = {}
     for layer in wiring.layers(("MatMul", "Gemm")):
-        plain = layer.index == 1 and len(layer.shape) == 2 and not attribute(layer.node, "transA", 0)
-        if plain and not wiring.shared(layer.weight):
+        fit = layer.index == 1 and len(layer.shape) == 2 and plain(layer.node)
+        if fit and layer.size >= LEAST_WEIGHTS and not wiring.shared(layer.weight):
             groups.setdefault(layer.node.input[0], []).append(layer)
     return groups
 
@@ -83,21 +84,16 @@ def _extremes(model: onnx.ModelProto, rows: feeding.Rows, names: Sequence[str]) 
 
 def _scale(wiring: Wiring, layers: Sequence[Layer], extremes: np.ndarray, strength: float) -> np.ndarray:
     """``s`` of the module's formula, float32 [channels]; 1 where a channel or its weights are all zero."""
-    weights = [np.abs(wiring.array(layer.weight)).max(axis=1 - _inputs_axis(layer)) for layer in layers]
-    widest = np.max(weights, axis=0)
+    widest = np.max([np.abs(matrix(wiring, layer.node)).max(axis=1) for layer in layers], axis=0)
     used = (extremes > 0) & (widest > 0)
     ratio = np.where(used, extremes, 1) ** strength / np.where(used, widest, 1) ** (1 - strength)
     return np.where(used, ratio, 1).astype(np.float32)
 
 
-def _inputs_axis(layer: Layer) -> int:
-    return 1 if attribute(layer.node, "transB", 0) else 0
-
-
 def _smooth(wiring: Wiring, activation: str, layers: Sequence[Layer], scale: np.ndarray) -> str:
     """Divide the activation and multiply the weights; ``folding`` or ``Mul``, the way in which it was divided."""
     for layer in layers:
-        along = scale[None, :] if _inputs_axis(layer) else scale[:, None]
+        along = scale[None, :] if inputs_axis(layer.node) else scale[:, None]
         wiring.put(layer.weight, wiring.array(layer.weight) * along)
     alone = len(wiring.readers[activation]) == len(layers) and activation not in wiring.outputs
     if alone and _fold(wiring, activation, scale):
@@ -119,19 +115,16 @@ def _fold(wiring: Wiring, activation: str, scale: np.ndarray) -> bool:
     node = wiring.writer.get(activation)
     if node is not None and node.op_type == "Relu" and len(wiring.readers[node.input[0]]) == 1:
         node = wiring.writer.get(node.input[0]) if node.input[0] not in wiring.outputs else None
-    if node is None or (node.op_type, node.domain) not in (("LayerNormalization", ""), ("Gemm", "")):
+    if node is None or (node.op_type, node.domain) not in (("LayerNormalization", ""), ("Gemm", "")) or not plain(node):
         return False
     parts = [name for name in node.input[1:] if name]
     if any(name not in wiring.constants or wiring.shared(name) for name in parts):
         return False
-    values = [wiring.array(name) for name in parts]
-    if node.op_type == "Gemm" and attribute(node, "transB", 0):
-        values[0] = values[0].T
-    if any(value.shape[-1:] != scale.shape for value in values):
+    scales = dict.fromkeys(parts, scale)
+    if node.op_type == "Gemm" and inputs_axis(node):
+        scales[parts[0]] = scale[:, None]
+    if any(wiring.array(name).shape[-by.ndim :][:1] != (len(scale),) for name, by in scales.items()):
         return False
-    values = [value / scale for value in values]
-    if node.op_type == "Gemm" and attribute(node, "transB", 0):
-        values[0] = values[0].T
-    for name, value in zip(parts, values, strict=True):
-        wiring.put(name, value)
+    for name, by in scales.items():
+        wiring.put(name, wiring.array(name) / by)
     return True

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import tempfile
 from collections.abc import Collection, Mapping
 from pathlib import Path
@@ -16,16 +15,18 @@ from tasks.compress.graph import rows as feeding
 from tasks.compress.graph.bias import corrected
 from tasks.compress.graph.compact import compact, forget_unused_domains
 from tasks.compress.graph.fuse import fused
-from tasks.compress.graph.nodes import Layer, Wiring, copied, opened
+from tasks.compress.graph.nodes import LEAST_WEIGHTS, Layer, Wiring, copied
 from tasks.core import devices
 from tasks.core.errors import UsageError
 
 #: Where the weights are. Quantizing the cheap operators between them only adds conversions.
 OPERATORS = ("MatMul", "Gemm", "Conv", "Gather")
-#: Below this many weights the conversions around an operator cost more than its int8 kernel saves.
-_LEAST_WEIGHTS = 1024
 #: The histograms of a calibrator hold every activation of these rows in memory at once.
 _HISTOGRAM_ROWS = 256
+#: Share of an activation's values that ``percentile`` keeps within the range.
+_PERCENTILE = 99.99
+#: Bins of the histogram that ``entropy`` cuts down to the levels; finer ones take longer than they gain.
+_ENTROPY_BINS = 512
 
 Calibrate = Literal["minmax", "percentile", "entropy"]
 Activations = Literal["u8", "s8"]
@@ -47,7 +48,7 @@ def quantize(
     Args:
         core: float network, inputs as keys of ``calibration``.
         calibration: encoded rows, each array [rows, ...].
-        calibrate: how an activation's range is found: its extremes, the 99.999th percentile, or the range of least
+        calibrate: how an activation's range is found: its extremes, the 99.99th percentile, or the range of least
             divergence (entropy).
         activations: ``u8`` with a zero point, or ``s8`` without one, as TensorRT and some edge runtimes want it.
         exclude: layers to leave in float, by the names that the report uses.
@@ -57,8 +58,8 @@ def quantize(
         UsageError: if weights are not finite, inputs are missing or an excluded layer does not exist.
         DataRejected: if there are fewer than two rows.
     """
-    feeding.checked(opened(core), calibration)
     prepared = prepare(core)
+    rows = feeding.checked(prepared, calibration)
     layers = Wiring(prepared.graph).layers()
     unknown = sorted(set(exclude) - {layer.name for layer in layers})
     if unknown:
@@ -68,7 +69,6 @@ def quantize(
             f"choose from {', '.join(layer.name for layer in layers) or 'none: the model has no weights'}",
         )
     kept = dict(filter(None, (_left_in_float(layer, exclude) for layer in layers)))
-    rows = feeding.checked(prepared, calibration)
     model = _quantized(prepared, rows, calibrate, activations, [*kept, *_without_weights(prepared, layers)])
     done = quantized_layers(model)
     kept |= {layer.name: "onnxruntime left it in float" for layer in layers if layer.name not in done | kept.keys()}
@@ -100,13 +100,37 @@ def quantized_layers(model: onnx.ModelProto) -> set[str]:
 def _quantized(
     prepared: onnx.ModelProto, rows: feeding.Rows, calibrate: str, activations: str, excluded: list[str]
 ) -> onnx.ModelProto:
-    from onnxruntime.quantization import (
-        CalibrationDataReader,
-        CalibrationMethod,
-        QuantFormat,
-        QuantType,
-        quantize_static,
-    )
+    from onnxruntime.quantization import QuantType
+    from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
+
+    with feeding.quiet():
+        quantizer = QDQQuantizer(
+            copied(prepared),
+            per_channel=True,
+            reduce_range=not devices.has_vnni(),
+            weight_qType=QuantType.QInt8,
+            activation_qType=QuantType.QUInt8 if activations == "u8" else QuantType.QInt8,
+            tensors_range=_ranges(prepared, rows, calibrate),
+            nodes_to_quantize=[],
+            nodes_to_exclude=excluded,
+            op_types_to_quantize=list(OPERATORS),
+            extra_options=_options(prepared) | {"ActivationSymmetric": activations == "s8"},
+        )
+        quantizer.quantize_model()
+        quantizer.model.topological_sort()
+    model: onnx.ModelProto = quantizer.model.model
+    forget_unused_domains(model)
+    return model
+
+
+def _ranges(prepared: onnx.ModelProto, rows: feeding.Rows, calibrate: str) -> Any:
+    """Ranges of the activations, as onnxruntime's quantizer takes them.
+
+    Its own ``quantize_static`` would give ``entropy`` as many bins as levels, and so one range to choose from, and
+    make ranges of ``percentile`` symmetric.
+    """
+    from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod
+    from onnxruntime.quantization.calibrate import create_calibrator
 
     class Reader(CalibrationDataReader):  # type: ignore[misc]
         def __init__(self) -> None:
@@ -116,31 +140,24 @@ def _quantized(
         def get_next(self) -> dict[str, np.ndarray] | None:
             return next(self._batches, None)
 
-    methods = {
-        "minmax": CalibrationMethod.MinMax,
-        "percentile": CalibrationMethod.Percentile,
-        "entropy": CalibrationMethod.Entropy,
+    ways: dict[str, tuple[CalibrationMethod, dict[str, float]]] = {
+        "minmax": (CalibrationMethod.MinMax, {}),
+        "percentile": (CalibrationMethod.Percentile, {"percentile": _PERCENTILE}),
+        "entropy": (CalibrationMethod.Entropy, {"num_bins": _ENTROPY_BINS}),
     }
-    with tempfile.TemporaryDirectory() as folder, feeding.quiet():
-        given, result = Path(folder) / "given.onnx", Path(folder) / "result.onnx"
+    method, settings = ways[calibrate]
+    with tempfile.TemporaryDirectory() as folder:
+        given = Path(folder) / "given.onnx"
         onnx.save(prepared, given)
-        quantize_static(
+        calibrator = create_calibrator(
             given,
-            result,
-            Reader(),
-            quant_format=QuantFormat.QDQ,
-            calibrate_method=methods[calibrate],
-            per_channel=True,
-            activation_type=QuantType.QUInt8 if activations == "u8" else QuantType.QInt8,
-            weight_type=QuantType.QInt8,
-            reduce_range=not devices.has_vnni(),
-            op_types_to_quantize=list(OPERATORS),
-            nodes_to_exclude=excluded,
-            extra_options=_options(prepared) | {"ActivationSymmetric": activations == "s8"},
+            list(OPERATORS),
+            augmented_model_path=str(Path(folder) / "augmented.onnx"),
+            calibrate_method=method,
+            extra_options={"symmetric": False, **settings},
         )
-        model: onnx.ModelProto = onnx.load(result)
-    forget_unused_domains(model)
-    return model
+        calibrator.collect_data(Reader())
+        return calibrator.compute_data()
 
 
 def _options(model: onnx.ModelProto) -> dict[str, Any]:
@@ -154,11 +171,11 @@ def _left_in_float(layer: Layer, exclude: Collection[str]) -> tuple[str, str] | 
     reasons = {
         "excluded": layer.name in exclude,
         f"{layer.node.op_type} is not quantized": layer.node.op_type not in OPERATORS,
-        f"{layer.size} weights are too few to be worth it": layer.size < _LEAST_WEIGHTS,
+        f"{layer.size} weights are too few to be worth it": layer.size < LEAST_WEIGHTS,
         "batched weights lack a per-channel kernel": layer.node.op_type == "MatMul" and len(layer.shape) != 2,
     }
     reason = next((text for text, holds in reasons.items() if holds), None)
-    return reason and (layer.name, reason)
+    return (layer.name, reason) if reason else None
 
 
 def _without_weights(model: onnx.ModelProto, layers: list[Layer]) -> list[str]:

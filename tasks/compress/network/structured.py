@@ -95,6 +95,9 @@ def _gradients(network: nn.Module, criterion: Any, importance: str, batch: Batch
     rows = tuple(part[:_ROWS] for part in batch)
     if importance == "taylor":
         loss(network, rows).backward()  # type: ignore[no-untyped-call]
+        for value in network.parameters():
+            if value.grad is None:  # what the loss does not read has no importance
+                value.grad = torch.zeros_like(value)
         return
     criterion.zero_grad()
     for row in range(len(rows[0])):

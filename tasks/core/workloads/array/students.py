@@ -23,12 +23,13 @@ def of(values: Mapping[str, Any]) -> list[dict[str, Any]]:
     stride, stem, stages = int(values.get("first_stride", 2)), int(values["width"]), int(values["stages"])
     widths = list(values.get("widths") or [stem * stride * 2**stage for stage in range(stages)])
     found: dict[tuple[Any, ...], dict[str, Any]] = {}
+    block = min(_BLOCK, stem)
     depths = sorted({stages, max(1, stages - 1)})
     caps = [widths[-1], widths[max(0, stages - 2)]]
     blocks = sorted({1, int(values["blocks"])})
     for share, depth, cap, count, narrow in product(_SHARES, depths, caps, blocks, (1, 2)):
-        smaller = tuple(_rounded(min(width, cap) * share) for width in widths[:depth])
-        shape = (_rounded(stem * share / narrow), smaller, count)
+        smaller = tuple(_rounded(min(width, cap) * share, block) for width in widths[:depth])
+        shape = (_rounded(stem * share / narrow, block), smaller, count)
         found[shape] = {**values, "width": shape[0], "widths": smaller, "stages": depth, "blocks": count}
     own = (stem, tuple(widths), int(values["blocks"]))
     found = {
@@ -37,8 +38,8 @@ def of(values: Mapping[str, Any]) -> list[dict[str, Any]]:
     return sorted(found.values(), key=_weights, reverse=True)
 
 
-def _rounded(width: float) -> int:
-    return max(_BLOCK, round(width / _BLOCK) * _BLOCK) if width >= _BLOCK / 2 else max(1, int(width))
+def _rounded(width: float, block: int) -> int:
+    return max(block, round(width / block) * block)
 
 
 def _weights(values: Mapping[str, Any]) -> int:

@@ -34,6 +34,48 @@ class TwoTower:
         shape = Architecture(dim, dropout, history_dropout, user_dropout, negatives, ridge)
         return TwoTowerNetwork(cast("RecommenderEncoder", encoder), shape)
 
+    def reduced(
+        self,
+        network: nn.Module,
+        encoder: Encoder,
+        values: Mapping[str, Any],
+        share: float,
+        examples: tuple[Tensor, ...],
+    ) -> tuple[dict[str, Any], nn.Module]:
+        """A network of a smaller ``dim`` that scores as nearly alike as one can, without any training.
+
+        Users' vectors that hardly change a score are left out as well, whatever the share; then ``user_dropout`` is 1.
+
+        Args:
+            network: trained, of :meth:`build`.
+            encoder: fitted on train.
+            values: hyperparameters of the network.
+            share: of ``dim`` to keep, above 0 and at most 1; see
+                :func:`tasks.core.workloads.recommender.reduce.size` for the rounding.
+            examples: as :meth:`Recommender.examples` gives them.
+
+        Returns:
+            hyperparameters of the smaller network, and the network, on the device of the given one.
+        """
+        from dataclasses import replace
+
+        import torch
+
+        from tasks.core.workloads.recommender import reduce
+
+        source = cast("TwoTowerNetwork", network)
+        users, histories = (tensor.to(source.items.device) for tensor in reduce.last_moments(examples))
+        asked, own = reduce.queries(source, users, histories)
+        smaller = dict(values) | {"dim": reduce.size(source.architecture.dim, share)}
+        if reduce.says_little(source, own, asked):
+            smaller["user_dropout"] = 1.0
+            asked = asked - own
+        plain = replace(cast("RecommenderEncoder", encoder), start=None)  # the weights come from the trained network
+        with torch.random.fork_rng(devices=[]):
+            target = cast("TwoTowerNetwork", self.build(plain, smaller)).to(source.items.device)
+        reduce.move(source, target, asked)
+        return smaller, target.train(source.training)
+
 
 class Recommender:
     """The family of implicit feedback; see :class:`~tasks.core.workloads.contract.Workload`."""
@@ -80,6 +122,22 @@ class Recommender:
         from tasks.core.workloads.recommender import training
 
         return training.loss(cast("TwoTowerNetwork", network), batch)
+
+    def distillation_loss(
+        self,
+        student: nn.Module,
+        teacher: nn.Module,
+        batch: tuple[Tensor, ...],
+        encoder: Encoder,  # noqa: ARG002 (as in loss)
+        tune: Tune,  # noqa: ARG002
+    ) -> Tensor:
+        """How far the student's shares of the catalogue are from the teacher's, scalar float32.
+
+        See :func:`tasks.core.workloads.recommender.training.distillation_loss`.
+        """
+        from tasks.core.workloads.recommender import training
+
+        return training.distillation_loss(cast("TwoTowerNetwork", student), cast("TwoTowerNetwork", teacher), batch)
 
     def head(self, encoder: Encoder) -> nn.Module:
         """Logits and history -> the best items that the user does not have, with their scores."""

@@ -26,9 +26,10 @@ def wrap(core: onnx.ModelProto, encoder: RecommenderEncoder) -> onnx.ModelProto:
     """Put ids around an exported core (float or quantized): user and history in, items and scores out."""
     core = compose.add_prefix(core, _CORE)
     codes, scores = (_CORE + name for name in encoder.core_outputs)
+    tables = (USER, encoder.users, encoder.user_kind), (HISTORY, encoder.items, encoder.item_kind)
+    read = {name for node in core.graph.node for name in node.input}  # without users' vectors nothing reads the user
     nodes = [
-        _to_codes(USER, encoder.users, encoder.user_kind),
-        _to_codes(HISTORY, encoder.items, encoder.item_kind),
+        *(_to_codes(*table) for table in tables if _CORE + table[0] in read),
         *core.graph.node,
         _to_ids(codes, encoder.items, encoder.item_kind),
         helper.make_node("Identity", [scores], [SCORES], "name_scores"),
@@ -41,7 +42,9 @@ def wrap(core: onnx.ModelProto, encoder: RecommenderEncoder) -> onnx.ModelProto:
         helper.make_tensor_value_info(ITEMS, _ELEMENT[encoder.item_kind], ["batch", encoder.answer_count]),
         helper.make_tensor_value_info(SCORES, TensorProto.FLOAT, ["batch", encoder.answer_count]),
     ]
-    graph = helper.make_graph(nodes, "model", inputs, outputs, core.graph.initializer)
+    # Behind an operator that onnx does not know no shape is inferred, and its LabelEncoder crashes where there is none.
+    known = [helper.make_tensor_value_info(codes, TensorProto.INT64, ["batch", encoder.answer_count])]
+    graph = helper.make_graph(nodes, "model", inputs, outputs, core.graph.initializer, value_info=known)
     used = {node.domain for node in graph.node}
     opsets = {e.domain: e.version for e in core.opset_import if e.domain in used} | {"": OPSET, _ML_DOMAIN: _ML_OPSET}
     return helper.make_model(

@@ -136,7 +136,8 @@ class TwoTowerNetwork(nn.Module):
 
     def _dense_sum(self, history: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
         """One product with the whole table, which quantizes well; an item given twice counts once, as the newer."""
-        rows = weights.new_zeros(history.shape[0], self.history_items.shape[0])
+        # Zeros out of the weights: for their number the exported graph would read the user, who may not count at all.
+        rows = functional.pad(weights[:, :0], (0, self.history_items.shape[0]))
         rows = rows.scatter_reduce(1, history, weights, "amax")
         return rows @ self.history_items, rows.sum(1, keepdim=True)
 
