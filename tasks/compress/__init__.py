@@ -54,7 +54,7 @@ def run(settings: StageSettings, inputs: Mapping[str, Path], out: Path) -> Manif
     rows = [_row(built[one.name], one, choice) for one in candidates]
     files.write_json(out / "candidates.json", rows)
     files.write_json(out / "shapes.json", search.shapes)
-    files.write_json(out / "sensitivity.json", search.treatments.sensitivities)
+    files.write_json(out / "sensitivity.json", search.treatments.sensitivity)
     if choice.chosen is None:
         kept = reports.publish_rejected(settings.artifacts, "compress", out)
         raise NotProven(

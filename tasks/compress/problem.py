@@ -13,8 +13,10 @@ import numpy as np
 import onnx
 import pyarrow as pa
 import pyarrow.parquet as pq
+from pyarrow import compute
 
 from tasks.core import manifest, original
+from tasks.core.log import log
 from tasks.core.metrics import Metric, find
 from tasks.core.stage import StageSettings
 from tasks.core.workloads.onnx_export import finish
@@ -53,10 +55,13 @@ class Problem:
             "assay.target": settings.base.target,
             "assay.tune_manifest": manifest.identity(inputs["tune"]),
         }
+        calibration = pq.read_table(inputs["validate"] / "calibration.parquet")
+        if strange := outside(calibration, inputs["validate"] / "train.parquet"):
+            log.warning("compress: calibration rows lie outside of train's range in %s", ", ".join(strange))
         return Problem(
             original.load(inputs["tune"]),
             find(original.metric_name(settings.base, facts["task"]), facts["task"]),
-            pq.read_table(inputs["validate"] / "calibration.parquet"),
+            calibration,
             pq.read_table(inputs["validate"] / "validation.parquet"),
             metadata,
             max(settings.own.batch_sizes),
@@ -109,6 +114,19 @@ class Problem:
         if answers.dtype.kind == "f" and not np.isfinite(answers).all():
             return math.nan
         return self.metric(self.labels, answers)
+
+
+def outside(rows: pa.Table, train: Path) -> list[str]:
+    """Names of number and time columns in which rows lie outside of what the file of training rows holds."""
+    kinds = (pa.types.is_floating, pa.types.is_integer, pa.types.is_temporal)
+    measured = [item.name for item in rows.schema if item.name != "row" and any(kind(item.type) for kind in kinds)]
+    known = pq.read_table(train, columns=measured)
+    found = []
+    for name in measured:
+        of_rows, of_train = (compute.min_max(table[name]).as_py() for table in (rows, known))
+        if None not in of_rows.values() and (of_rows["min"] < of_train["min"] or of_rows["max"] > of_train["max"]):
+            found.append(name)
+    return found
 
 
 def interface(core: onnx.ModelProto) -> tuple[list[Any], list[Any]]:

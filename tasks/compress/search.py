@@ -144,15 +144,14 @@ class Search:
         return [_row(one, found, good) for one in sorted(found, key=lambda one: one.cost)]
 
     def _screening_file(self, shape: Shape, core: onnx.ModelProto) -> Path | None:
-        method = self.treatments.int8
         name = f"untrained-{shape.name}"
         try:
-            treated = self.treatments.treat(method, core)[0] if method else core
+            sketch = self.treatments.sketched(core)
         except Unsuitable as reason:
             log.info("compress: %s: %s", shape.name, reason)
             return None
         path = self.workshop.path(name)
-        onnx.save(self.workshop.problem.packaged(treated, name), path)
+        onnx.save(self.workshop.problem.packaged(sketch, name), path)
         return path
 
     def _race(self, models: dict[str, Path]) -> dict[str, float]:

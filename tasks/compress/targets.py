@@ -23,16 +23,17 @@ class Target:
 
 _CONTRIB = "its operators are onnxruntime's own, which runtimes on devices often lack"
 _ON_CPU = "8-bit operators mostly fall back to the CPU under CUDA"
+_INT4 = ("int4_weights", "int4_weights_128")
 _INT8 = ("int8", "int8_percentile", "int8_entropy", "int8_s8s8", "int8_smooth", "int8_dynamic")
 
 TARGETS: Mapping[str, Target] = {
     "cpu": Target(),
-    "edge": Target(device="cpu", threads=1, refused=dict.fromkeys(("int8_weights", "int4_weights"), _CONTRIB)),
-    "cuda": Target(device="cuda", refused=dict.fromkeys((*_INT8, "int4_weights"), _ON_CPU)),
+    "edge": Target(device="cpu", threads=1, refused=dict.fromkeys(_INT4, _CONTRIB)),
+    "cuda": Target(device="cuda", refused=dict.fromkeys((*_INT8, *_INT4), _ON_CPU)),
     "tensorrt": Target(
         device="tensorrt",
         refused=dict.fromkeys(
-            ("int8", "int8_percentile", "int8_entropy", "int8_dynamic", "int4_weights"),
+            ("int8", "int8_percentile", "int8_entropy", "int8_dynamic", *_INT4),
             "TensorRT takes symmetric 8-bit numbers only: use int8_s8s8",
         ),
     ),

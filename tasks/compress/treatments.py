@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
+from functools import partial
 from typing import Any, cast
 
 import numpy as np
@@ -22,17 +23,17 @@ from tasks.core.log import log
 _STATIC = ("int8", "int8_percentile", "int8_entropy", "int8_s8s8", "int8_smooth")
 #: Layers that may stay in float where int8 costs too much.
 _MOST_LAYERS = 4
+#: Calibration rows where only size and speed matter.
+_SKETCH_ROWS = 32
 #: A layer below this share of all damage is not worth a candidate.
 _LEAST_SHARE = 0.05
-
-Sensitivities = dict[str, list[dict[str, Any]]]
 
 
 class Treatments:
     """The methods on files that params name and the target allows.
 
     Attributes:
-        sensitivities: network -> its layers and their measured damage under int8, for those that needed it.
+        sensitivity: a line for each layer of the networks that int8 cost too much, with its measured damage.
     """
 
     def __init__(self, workshop: Workshop, methods: tuple[str, ...], sparsity: float, tolerance: float) -> None:
@@ -43,11 +44,11 @@ class Treatments:
             log.info("compress: no %s on this target: %s", name, refused[name])
         self.methods = [name for name in methods if name in GRAPH_METHODS or name not in METHODS]
         self.methods = [name for name in self.methods if name not in refused]
-        self.sensitivities: Sensitivities = {}
+        self.sensitivity: list[dict[str, Any]] = []
 
     @property
     def int8(self) -> str | None:
-        """The first way of static int8 among the methods: what the screening of shapes uses."""
+        """The first way of static int8 among the methods."""
         return next((name for name in self.methods if name in _STATIC), None)
 
     def all(self, network: str, core: onnx.ModelProto, origin: Mapping[str, Any]) -> list[Built]:
@@ -71,16 +72,34 @@ class Treatments:
             built += self._with_float_layers(core, plain, best.method)
         return built
 
+    def sketched(self, core: onnx.ModelProto) -> onnx.ModelProto:
+        """What static int8 would make of a core in size and speed, at little cost; without it the float core.
+
+        Raises:
+            Unsuitable: if the core cannot be quantized.
+        """
+        if self.int8 is None:
+            return compact(core)
+        rows = {name: array[:_SKETCH_ROWS] for name, array in self.workshop.problem.calibration.items()}
+        return self._treated(self.int8, core, lambda given: find("int8")(given, rows, correct_bias=False))[0]
+
     def treat(self, method: str, core: onnx.ModelProto) -> tuple[onnx.ModelProto, dict[str, Any]]:
         """The treated core and the method's report.
 
         Raises:
             Unsuitable: if the method fails at it, or its result has other inputs or outputs.
         """
+        function = self._function(method)
+        return self._treated(method, core, lambda given: function(given, self.workshop.problem.calibration))
+
+    @staticmethod
+    def _treated(
+        method: str, core: onnx.ModelProto, function: Callable[[onnx.ModelProto], Any]
+    ) -> tuple[onnx.ModelProto, dict[str, Any]]:
         given = onnx.ModelProto()
         given.CopyFrom(core)
         try:
-            result = self._function(method)(given, self.workshop.problem.calibration)
+            result = function(given)
             model, report = (result.model, result.report) if isinstance(result, Treated) else (result, {})
             if isinstance(model, onnx.ModelProto):
                 onnx.checker.check_model(model)
@@ -101,11 +120,7 @@ class Treatments:
     def _function(self, method: str) -> Callable[[onnx.ModelProto, Mapping[str, np.ndarray]], Any]:
         if method not in METHODS:
             return cast("Compressor", plugins.load(plugins.COMPRESSORS, method))
-        if method == "magnitude":
-            from tasks.compress.graph import magnitude
-
-            return lambda core, _: magnitude.prune(core, ratio=self.sparsity)
-        return find(method)
+        return partial(find(method), ratio=self.sparsity) if method == "magnitude" else find(method)
 
     def _with_float_layers(self, core: onnx.ModelProto, plain: Built, method: str) -> list[Built]:
         """int8 with the layers that it hurts most left in float, one more each time, until it is good."""
@@ -115,18 +130,21 @@ class Treatments:
         method = method if method != "int8_smooth" else "int8"  # what smoothing divides is not a layer to leave out
         quantize: Callable[..., Treated] = find(method)
         damages = [item for item in sensitivity.damage(core, problem.calibration, quantize) if item.damage > 0]
-        self.sensitivities[plain.name] = [asdict(item) for item in damages]
         total = sum(item.damage for item in damages)
         worst = [item.name for item in damages if item.damage > _LEAST_SHARE * total][:_MOST_LAYERS]
-        built = []
-        for count in range(1, len(worst) + 1):
-            kept = worst[:count]
+        built: list[Built] = []
+        kept: list[str] = []
+        for name in worst:
+            kept = [*kept, name]
 
             def treated(kept: list[str] = kept) -> tuple[onnx.ModelProto, dict[str, Any]]:
                 result = quantize(core, problem.calibration, exclude=kept)
                 return compact(result.model), dict(result.report) | {"kept_in_float_for_quality": kept}
 
-            built.append(self.workshop.make(plain.network, f"{method}_{count}_float", core, treated, plain.origin))
+            built.append(self.workshop.make(plain.network, f"{method}_{len(kept)}_float", core, treated, plain.origin))
             if problem.metric.loss(plain.score, built[-1].score) <= self.tolerance:
                 break
+        self.sensitivity += [
+            {"network": plain.name, **asdict(item), "kept_in_float": item.name in kept} for item in damages
+        ]
         return built

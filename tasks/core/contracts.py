@@ -27,7 +27,7 @@ Compressor = Callable[["onnx.ModelProto", Mapping[str, "np.ndarray"]], "onnx.Mod
 NETWORK_METHODS = ("merge", "structured", "depth", "student")
 GRAPH_METHODS = (
     "fuse", "int8", "int8_percentile", "int8_entropy", "int8_s8s8", "int8_smooth", "int8_dynamic", "int8_weights",
-    "int4_weights", "fp16", "bf16", "fp16_weights", "magnitude", "neurons",
+    "int4_weights", "int4_weights_128", "fp16", "bf16", "fp16_weights", "magnitude", "neurons",
 )  # fmt: skip
 METHODS = (*NETWORK_METHODS, *GRAPH_METHODS)
 

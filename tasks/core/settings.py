@@ -172,8 +172,8 @@ class Compress(Section):
 
     methods: Annotated[tuple[str, ...], Field(min_length=1)] = (*NETWORK_METHODS, "int8", "int8_weights")
     """Of networks: structured, depth, student, merge. Of their files: fuse, int8, int8_percentile, int8_entropy,
-    int8_s8s8, int8_smooth, int8_dynamic, int8_weights, int4_weights, fp16, bf16, fp16_weights, magnitude, neurons; and
-    plug-ins."""
+    int8_s8s8, int8_smooth, int8_dynamic, int8_weights, int4_weights, int4_weights_128, fp16, bf16, fp16_weights,
+    magnitude, neurons; and plug-ins."""
     target: Literal["cpu", "edge", "cuda", "tensorrt"] = "cpu"
     """Where the model will run: what may be used there, and how the race is run."""
     pick: Literal["smallest", "fastest", "balanced"] = "balanced"

@@ -11,11 +11,10 @@ from typing import TYPE_CHECKING, Any
 from tasks.core.errors import UsageError
 
 if TYPE_CHECKING:
-    import numpy as np
     import onnx
 
-#: Calibration: input name -> array [rows, ...].
-Method = Callable[["onnx.ModelProto", "Mapping[str, np.ndarray]"], "Treated"]
+#: (core, calibration as input name -> array [rows, ...], settings by keyword) -> what became of it.
+Method = Callable[..., "Treated"]
 
 #: Name of a method -> module of this folder, function in it, and the settings that make it this method.
 METHODS: Mapping[str, tuple[str, str, Mapping[str, Any]]] = {
@@ -28,6 +27,7 @@ METHODS: Mapping[str, tuple[str, str, Mapping[str, Any]]] = {
     "int8_dynamic": ("dynamic", "quantize", {}),
     "int8_weights": ("weights", "quantize", {"bits": 8}),
     "int4_weights": ("weights", "quantize", {"bits": 4}),
+    "int4_weights_128": ("weights", "quantize", {"bits": 4, "block": 128}),
     "fp16": ("halves", "convert", {"kind": "fp16"}),
     "bf16": ("halves", "convert", {"kind": "bf16"}),
     "fp16_weights": ("halves", "store", {}),

@@ -6,6 +6,8 @@ consistent teacher", Beyer et al. 2022), so that a pass of the student costs the
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, cast
@@ -43,7 +45,13 @@ class Lessons:
 
 
 def prepare(
-    workload: Workload, encoder: Encoder, tune: Tune, teachers: Sequence[nn.Module], examples: Batch, dtype: Any
+    workload: Workload,
+    encoder: Encoder,
+    tune: Tune,
+    teachers: Sequence[nn.Module],
+    examples: Batch,
+    dtype: Any,
+    seconds: float = math.inf,
 ) -> Lessons:
     """Let the teachers (their logits averaged) answer train.
 
@@ -57,16 +65,18 @@ def prepare(
         teachers: trained networks, on the examples' device.
         examples: of :meth:`Workload.examples`.
         dtype: of the teachers' matrix products; None for float32.
+        seconds: that answering should take; the first pass is made whatever it takes.
     """
     own = getattr(workload, "distillation_loss", None)
     if own is not None:
         teacher = teachers[0].eval()
         return Lessons([examples], lambda student, batch: own(student, teacher, batch, encoder, tune))
+    began = time.monotonic()
     first = _answered(workload, encoder, tune, teachers, examples, dtype)
     second = _answered(workload, encoder, tune, teachers, tuple(part[:_BATCH] for part in examples), dtype)
     augmented = any(not torch.equal(a[:_BATCH], b) for a, b in zip(first[:-1], second[:-1], strict=True))
-    size = sum(part.nbytes for part in first)
-    more = min(_VIEWS, _MOST_BYTES // max(1, size)) - 1 if augmented else 0
+    affordable = (_MOST_BYTES // max(1, sum(part.nbytes for part in first)), seconds / (time.monotonic() - began))
+    more = int(min(_VIEWS, *affordable)) - 1 if augmented else 0
     others = [_answered(workload, encoder, tune, teachers, examples, dtype) for _ in range(more)]
     return Lessons([first, *others], _imitation(getattr(encoder, "task", "")))
 

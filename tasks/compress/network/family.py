@@ -29,11 +29,13 @@ from tasks.core.training import Batch, Recipe, train
 
 #: Budget where params name none: so many trainings of the original.
 _TRAININGS = 2.0
+#: Share of the time left that the original may take to answer train.
+_ANSWERING = 0.1
 _WARM_UP_STEPS, _TIMED_STEPS, _EXAMPLE_ROWS = 2, 6, 4
 #: Where the original's own is not known (brought weights).
 _LEARNING_RATE, _WEIGHT_DECAY = 1e-3, 1e-2
-#: A network that holds the original's weights moves less.
-_CAREFUL = 0.5
+#: A network that holds most of the original's weights moves less; one that lost this share has much to learn anew.
+_CAREFUL, _MUCH = 0.5, 0.5
 
 
 @dataclass(frozen=True)
@@ -100,16 +102,17 @@ class Family:
         return found
 
     def _structured(self) -> list[Shape]:
-        reduced = getattr(self.model, "reduced", None)
+        """Cut by the dependency graph, or by the model's own way, which may find something to leave out at share 0."""
+        reduces = hasattr(self.model, "reduced")
+        shares = [0.0] * reduces + sorted(self.own.pruning.shares)
         shapes = []
-        shares = sorted(self.own.pruning.shares)
-        for before, share in zip((None, *shares), shares, strict=False):
-            name, report = f"structured-{share:.0%}".rstrip("%"), {"method": "structured", "share": share}
-            build = functools.partial(self._reduced if reduced else self._cut, before, share, report)
-            shapes.append(Shape(name, build, fresh=False, report=report))
+        for before, share in zip((0.0, *shares), shares, strict=False):
+            report = {"method": "structured", "share": share}
+            build = functools.partial(self._reduced if reduces else self._cut, before, share, report)
+            shapes.append(Shape(_structured_name(share), build, fresh=False, report=report))
         return shapes
 
-    def _reduced(self, _before: float | None, share: float, report: dict[str, Any]) -> nn.Module:
+    def _reduced(self, _before: float, share: float, report: dict[str, Any]) -> nn.Module:
         """By the model's own way."""
         values, network = self.model.reduced(  # type: ignore[attr-defined]  # the caller looked
             self.original.network, self.encoder, self.values, 1 - share, self.examples
@@ -118,16 +121,13 @@ class Family:
         smaller: nn.Module = network.to(self.device)
         return smaller
 
-    def _cut(self, before: float | None, share: float, report: dict[str, Any]) -> nn.Module:
+    def _cut(self, before: float, share: float, report: dict[str, Any]) -> nn.Module:
         """Out of the network of the share before, once that has recovered; else out of the original."""
-        earlier = self._networks.get(f"structured-{before:.0%}".rstrip("%")) if before is not None else None
-        if earlier is None:
-            earlier, relative = self.original.network, share
-        else:
-            relative = 1 - (1 - share) / (1 - (before or 0.0))
+        earlier = self._networks.get(_structured_name(before))
+        relative = share if earlier is None else 1 - (1 - share) / (1 - before)
         pruning = self.own.pruning
         smaller, kept = structured.cut(
-            earlier,
+            self.original.network if earlier is None else earlier,
             self._example(),
             relative,
             pruning.importance,
@@ -176,7 +176,15 @@ class Family:
     @functools.cached_property
     def lessons(self) -> distill.Lessons:
         """Train with the answers of the original, or of all checkpoints together where these are better."""
-        lessons = distill.prepare(self.workload, self.encoder, self.tune, self.teachers, self.examples, self.dtype)
+        lessons = distill.prepare(
+            self.workload,
+            self.encoder,
+            self.tune,
+            self.teachers,
+            self.examples,
+            self.dtype,
+            _ANSWERING * self.clock.left,
+        )
         self.clock.save()
         return lessons
 
@@ -219,16 +227,26 @@ class Family:
             return float(facts["score"])
         log.info("compress: %s learns: %d passes, %.0f s left", shape.name, passes, self.clock.left)
         try:
-            trained = distill.teach(network, self.lessons, self._recipe(shape, passes), self.evaluate, self.seed)
+            score = self._taught(network, shape, passes)
         except FloatingPointError as reason:
             log.warning("compress: %s: %s", shape.name, reason)
             return math.nan
-        shape.report["passes"] = shape.report.get("passes", 0) + passes
         self.workshop.keep_weights(
-            f"{shape.name}-{stage}", network.state_dict(), {"score": trained.score, "report": shape.report}
+            f"{shape.name}-{stage}", network.state_dict(), {"score": score, "report": shape.report}
         )
         self.clock.save()
-        log.info("compress: %s: %s %.5f on validation", shape.name, self.problem.metric.name, trained.score)
+        log.info("compress: %s: %s %.5f on validation", shape.name, self.problem.metric.name, score)
+        return score
+
+    def _taught(self, network: nn.Module, shape: Shape, passes: int) -> float:
+        """Train in place; a network that was better before, as one made in closed form may be, stays as it was."""
+        before = self.evaluate(network)
+        state = copy.deepcopy(network.state_dict())
+        trained = distill.teach(network, self.lessons, self._recipe(shape, passes), self.evaluate, self.seed)
+        if self.problem.metric.loss(before, trained.score) > 0:
+            network.load_state_dict(state)
+            return before
+        shape.report["passes"] = shape.report.get("passes", 0) + passes
         return trained.score
 
     def network(self, shape: Shape) -> nn.Module:
@@ -245,7 +263,9 @@ class Family:
     def _recipe(self, shape: Shape, passes: int) -> Recipe:
         rate = float(self.values.get("learning_rate", _LEARNING_RATE))
         decay = float(self.values.get("weight_decay", _WEIGHT_DECAY))
-        return Recipe(rate if shape.fresh else _CAREFUL * rate, decay, passes, self.tune.batch_size, self.dtype)
+        mostly_original = not shape.fresh and shape.report.get("share", 0.0) < _MUCH
+        rate = _CAREFUL * rate if mostly_original else max(rate, _LEARNING_RATE)
+        return Recipe(rate, decay, passes, self.tune.batch_size, self.dtype)
 
     def _pass_seconds(
         self, network: nn.Module, examples: Batch, loss: Callable[[nn.Module, Batch], torch.Tensor]
@@ -324,6 +344,10 @@ def _estimate_norms(
         for start in range(0, len(examples[0]), batch):
             loss(network, tuple(part[start : start + batch] for part in examples))
     network.eval()
+
+
+def _structured_name(share: float) -> str:
+    return f"structured-{100 * share:g}"
 
 
 def _tune_section(raw: Mapping[str, Any]) -> Tune:

@@ -26,7 +26,7 @@ _LEAST = 1e-6
 
 
 def size(dim: int, share: float) -> int:
-    """``share`` of ``dim``, rounded to a multiple of 16, at least 16 and at most ``dim``; all of it for a share of 1."""
+    """``share`` of ``dim``, rounded to a multiple of 16, at least 16, at most ``dim``; all of it for a share of 1."""
     return dim if share >= 1 else min(dim, max(_MULTIPLE, _MULTIPLE * round(share * dim / _MULTIPLE)))
 
 
