@@ -20,6 +20,7 @@ from onnx import TensorProto, helper
 from safetensors.torch import load_file, save_file
 
 from deploy.predictor import Predictor
+from tasks.compress import graph
 from tasks.core import files, manifest, original
 from tasks.core.brought import bind, outputs
 from tasks.core.brought.original import admit
@@ -211,10 +212,10 @@ def test_an_old_opset_is_kept_and_raised_only_where_int8_needs_it(tmp_path: Path
 
 
 def test_int8_of_a_model_with_nothing_to_quantize_is_the_model() -> None:
-    from tasks.compress import int8
-
     theirs = sums()
-    assert int8.quantize(theirs, {"a": np.zeros((8, 1), np.float32)}) == theirs
+    treated = graph.find("int8")(theirs, {"a": np.zeros((8, 1), np.float32)})
+    assert treated.model == theirs
+    assert treated.report["nothing"]
 
 
 def test_external_data_beside_the_file_ends_up_inside(tmp_path: Path) -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import math
 import os
+import re
 import signal
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -13,16 +15,18 @@ from typing import Any
 import numpy as np
 import onnx
 import onnxruntime
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 import worlds
 
 from deploy.predictor import Predictor
 from tasks.compress import graph as methods
-from tasks.compress import probe, workshop
+from tasks.compress import probe, problem, workshop
 from tasks.compress import race as racing
 from tasks.compress.race import race
-from tasks.core import files, manifest, plugins
+from tasks.core import contracts, files, manifest, plugins
 from tasks.core.errors import MachineError, NotProven, SettingsError
 from tasks.core.original import Network
 from tasks.core.settings import Features, parse
@@ -268,3 +272,44 @@ def test_cuda_that_is_not_there_is_an_error(world: Path) -> None:
         pytest.skip("there is a CUDA device")
     with pytest.raises(MachineError, match="device cuda must really be used"):
         run(world, target="cuda", methods=["fuse"])
+
+
+def test_a_full_disk_is_told_and_nothing_is_lost(world: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    before = {path.name: path.read_bytes() for path in (world / "artifacts" / "compress").iterdir()}
+    monkeypatch.setattr(workshop.onnx, "save", full)
+    with pytest.raises(MachineError, match="needs room on the disk"):
+        run(world, rounds=41)
+    assert {path.name: path.read_bytes() for path in (world / "artifacts" / "compress").iterdir()} == before
+
+
+def test_calibration_rows_outside_of_train_are_named(world: Path, caplog: pytest.LogCaptureFixture) -> None:
+    rows = pq.read_table(world / "artifacts" / "validate" / "calibration.parquet")
+    train = world / "artifacts" / "validate" / "train.parquet"
+    assert problem.outside(rows, train) == []
+    far = pa.array([1e6] * rows.num_rows)
+    index = rows.column_names.index("distance")
+    assert problem.outside(rows.set_column(index, "distance", far), train) == ["distance"]
+
+
+def test_the_layers_that_int8_hurts_stay_in_float_one_by_one(world: Path) -> None:
+    """A limit that no int8 of this network keeps to: every step is made, recorded, and judged."""
+    run(world, methods=["int8"], max_metric_drop=1e-6)
+    rows = {row["name"]: row for row in files.read_json(world / "artifacts" / "compress" / "candidates.json")}
+    layers = files.read_json(world / "artifacts" / "compress" / "sensitivity.json")
+    steps = [row for name, row in rows.items() if name.endswith("_float")]
+    damages = [line["damage"] for line in layers]
+    assert damages == sorted(damages, reverse=True)
+    assert steps[0]["report"]["kept_in_float_for_quality"] == [layers[0]["name"]]
+    assert steps[0]["size_kib"] > rows["int8"]["size_kib"]
+    assert {line["network"] for line in layers} == {"fp32"}
+    assert [line["kept_in_float"] for line in layers[: len(steps)]] == [True] * len(steps)
+
+
+def test_the_methods_of_params_are_those_that_exist() -> None:
+    assert set(contracts.GRAPH_METHODS) == set(methods.METHODS)
+    readme = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+    table = readme[readme.index("| `compress.methods` |") : readme.index("1. The original's own file")]
+    assert set(re.findall(r"`(\w+)`", table)) == set(contracts.METHODS)

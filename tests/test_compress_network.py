@@ -99,7 +99,7 @@ def test_blocks_of_one_shape_before_and_after_can_go() -> None:
 
 
 def test_blocks_go_by_measured_damage() -> None:
-    network, _, examples = residual()
+    network, _, _ = residual()
     scores = {"blocks.0": 0.5, "blocks.1": 0.9, "blocks.3": 0.7}
 
     def evaluate(one: nn.Module) -> float:

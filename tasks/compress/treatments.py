@@ -112,6 +112,8 @@ class Treatments:
         if not isinstance(model, onnx.ModelProto) or interface(model) != interface(core):
             found = interface(model) if isinstance(model, onnx.ModelProto) else type(model).__name__
             raise Unsuitable(f"{method} must keep the inputs and outputs {interface(core)}, and gives {found}")
+        if "nothing" in report:
+            raise Unsuitable(f"{method} found nothing to do: {report['nothing']}")
         return compact(model), dict(report)
 
     def _one(self, network: str, method: str, core: onnx.ModelProto, origin: Mapping[str, Any]) -> Built:

@@ -170,7 +170,7 @@ class Pruning(Section):
 class Compress(Section):
     """The search for the smallest, fastest file that is still as good."""
 
-    methods: Annotated[tuple[str, ...], Field(min_length=1)] = (*NETWORK_METHODS, "int8", "int8_weights")
+    methods: tuple[str, ...] = (*NETWORK_METHODS, "int8", "int8_weights")
     """Of networks: structured, depth, student, merge. Of their files: fuse, int8, int8_percentile, int8_entropy,
     int8_s8s8, int8_smooth, int8_dynamic, int8_weights, int4_weights, int4_weights_128, fp16, bf16, fp16_weights,
     magnitude, neurons; and plug-ins."""
