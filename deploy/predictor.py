@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from deploy import bundle
-from deploy.errors import IntegrityError
+from deploy.errors import IntegrityError, MachineError, UsageError
 from deploy.runtime import open_session, provider
 from deploy.signature import Signature
+from deploy.variants import NAME, Variants
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -28,15 +29,26 @@ class Predictor:
         self.provider = provider(session)
 
     @staticmethod
-    def load(folder: Path, device: str = "auto", threads: int | None = None) -> Predictor:
+    def load(folder: Path, device: str = "auto", threads: int | None = None, target: str | None = None) -> Predictor:
         """Load a bundle after checking every file of it.
 
+        Args:
+            folder: the bundle.
+            device: see :func:`deploy.runtime.open_session`; ``auto`` is the variant's own, if the bundle has several.
+            threads: inside an operator; None takes the variant's own, or leaves the choice to onnxruntime.
+            target: whose variant to take out of a bundle for several; None chooses by its rule (``variants.json``).
+
         Raises:
-            UsageError: if ``folder`` is no bundle.
+            UsageError: if ``folder`` is no bundle, or has no variant for the target.
             IntegrityError: if any file is not what the bundle's manifest says.
             MachineError: if ``cuda`` was asked for and is not used.
         """
         bundle.check(folder)
+        if (folder / NAME).is_file():
+            return _serving(folder, device, threads, target)
+        if target is not None:
+            found = f"{folder} holds one model, and was asked for target {target}"
+            raise UsageError("a target is chosen in a bundle that was made for several", found, "leave the target out")
         return Predictor.open(folder, device, threads)
 
     @staticmethod
@@ -83,3 +95,16 @@ class Predictor:
             for start in range(0, rows, size)
         ] or [self.signature.empty_outputs()]
         return {name: np.concatenate(arrays) for name, arrays in zip(names, zip(*parts, strict=True), strict=True)}
+
+
+def _serving(folder: Path, device: str, threads: int | None, target: str | None) -> Predictor:
+    """What the bundle's rule chooses; unless it was named, one whose device does not load is passed over."""
+    variants = Variants.read(folder)
+    for one in variants.suited(device, target):
+        own = one.device if device == "auto" else device
+        try:
+            return Predictor.open(folder / one.folder, own, threads or one.threads)
+        except (MachineError, IntegrityError):  # its hash holds: what does not load lacks its device here
+            if device != "auto" or target is not None:
+                raise
+    return Predictor.open(folder / variants.first.folder, device, threads or variants.first.threads)

@@ -79,7 +79,10 @@ def predict(
     bundle: Annotated[Path, typer.Argument(help="Folder of a bundle.")],
     rows: Annotated[Path, typer.Argument(help="CSV file with a header, or .npz of arrays.")],
     out: Annotated[Path | None, typer.Option("--out", help="CSV file to write (default: standard output).")] = None,
-    device: Annotated[str, typer.Option(help="cpu, cuda or auto.")] = "cpu",
+    device: Annotated[
+        str | None, typer.Option(help="cpu, cuda, tensorrt or auto (default: that of --target, or cpu).")
+    ] = None,
+    target: Annotated[str | None, typer.Option(help="Whose variant to take, in a bundle for several targets.")] = None,
 ) -> None:
     """Predict rows with a bundle, after checking its hashes."""
     from deploy.predictor import Predictor
@@ -89,7 +92,7 @@ def predict(
     if out is not None and not out.parent.is_dir():
         raise UsageError("--out names a file in a folder that exists", f"{out.parent} does not", f"mkdir {out.parent}")
     with machine_errors(out.parent if out else Path.cwd()):
-        predictor = Predictor.load(bundle, device)
+        predictor = Predictor.load(bundle, device or ("auto" if target else "cpu"), target=target)
         outputs = predictor.predict(read(rows, predictor.signature))
         with TemporaryDirectory(dir=out.parent if out else None, prefix=".assay-") as folder:
             path = Path(folder, "outputs.csv")

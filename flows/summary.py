@@ -71,11 +71,20 @@ def rows(
     """
     chosen = facts["chosen"]
     sizes = {candidate["name"]: candidate["size_kib"] for candidate in facts["candidates"]}
+    variants = facts["variants"]
+    each = {target: f", {target} ({candidate})" if len(variants) > 1 else "" for target, candidate in variants.items()}
     table = [
-        (f"{line['metric'].upper()} on test", _with_interval(line, "original"), _with_interval(line, "shipped"))
+        (
+            f"{line['metric'].upper()} on test{each[line['variant']]}",
+            _with_interval(line, "original"),
+            _with_interval(line, "shipped"),
+        )
         for line in verdict["lines"]
     ]
-    table.append(("size of the ONNX file", f"{sizes[_REFERENCE]:.0f} KiB", f"{sizes[chosen]:.0f} KiB"))
+    table += [
+        (f"size of the ONNX file{each[target]}", f"{sizes[_REFERENCE]:.0f} KiB", f"{sizes[candidate]:.0f} KiB")
+        for target, candidate in variants.items()
+    ]
     race = compress.get("race", {})
     for batch in race.get(_REFERENCE, {}):
         laps = race[_REFERENCE][batch], race[chosen][batch]

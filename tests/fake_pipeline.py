@@ -91,11 +91,11 @@ def fill(digest):
         candidates = [{"name": "fp32", "value": 0.8, "size_kib": 9.0, "chosen": False},
                       {"name": "int8", "value": 0.8, "size_kib": 3.0, "chosen": True}]
         (out / "candidates.json").write_text(json.dumps(candidates))
-        return {"chosen": "int8", "candidates": candidates}
+        return {"chosen": "int8", "candidates": candidates, "variants": {"cpu": "int8"}}
     if stage == "verify":
         line = {"metric": "auc", "original": 0.8, "original_interval": [0.79, 0.81], "shipped": 0.7995,
                 "shipped_interval": [0.789, 0.809], "drop": 0.0005, "bound": 0.001, "margin": 0.002, "n": 1000,
-                "verdict": "ACCEPT", "reason": "the bound is below the margin"}
+                "verdict": "ACCEPT", "reason": "the bound is below the margin", "variant": "cpu"}
         (out / "verdict.json").write_text(json.dumps({"verdict": "ACCEPT", "reason": "as good", "lines": [line]}))
         (artifacts / "metrics.json").write_text(json.dumps({"verify.trials": params.tune.trials}))
     if stage == "export":

@@ -65,7 +65,7 @@ class TestRun:
     def test_a_refusal_shows_the_candidate_and_keeps_its_exit_code(self, conducted, monkeypatch, capsys):
         report = conducted / "artifacts" / "rejected" / "verify" / "verdict.json"
         line = {"metric": "auc", "original": 0.8, "original_interval": [0.7, 0.9], "shipped": None,
-                "shipped_interval": [None, None]}  # fmt: skip
+                "shipped_interval": [None, None], "variant": "cpu"}  # fmt: skip
 
         def refuse(*_):
             report.parent.mkdir(parents=True)

@@ -261,9 +261,9 @@ def test_limits_that_nothing_keeps_to_are_infeasible(world: Path) -> None:
 
 def test_an_unknown_method_and_a_share_of_everything_are_told_together() -> None:
     with pytest.raises(SettingsError) as caught:
-        parse(worlds.params({"compress": {"methods": ["int9"], "pruning": {"shares": [0.5, 1.0]}, "target": "gpu"}}))
+        parse(worlds.params({"compress": {"methods": ["int9"], "pruning": {"shares": [0.5, 1.0]}, "targets": ["gpu"]}}))
     assert {mistake.key for mistake in caught.value.mistakes} == {
-        "compress.methods.0", "compress.pruning.shares.1", "compress.target",
+        "compress.methods.0", "compress.pruning.shares.1", "compress.targets.0",
     }  # fmt: skip
 
 
@@ -271,7 +271,7 @@ def test_cuda_that_is_not_there_is_an_error(world: Path) -> None:
     if "CUDAExecutionProvider" in onnxruntime.InferenceSession(world / "artifacts/compress/fp32.onnx").get_providers():
         pytest.skip("there is a CUDA device")
     with pytest.raises(MachineError, match="device cuda must really be used"):
-        run(world, target="cuda", methods=["fuse"])
+        run(world, targets=["cuda"], methods=["fuse"])
 
 
 def test_a_full_disk_is_told_and_nothing_is_lost(world: Path, monkeypatch: pytest.MonkeyPatch) -> None:

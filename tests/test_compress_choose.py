@@ -109,15 +109,25 @@ def test_an_original_without_a_figure_is_not_shipped_either() -> None:
 )
 def test_hard_limits_hold_for_the_original_too(limits: dict[str, float], found: str) -> None:
     candidates = [FP32, made("int8")]
-    choice = choose(candidates, AUC, Budget(LIMIT, 0.1, **limits), "smallest")
+    budget = Budget(LIMIT, 0.1, **limits)
+    choice = choose(candidates, AUC, budget, "smallest")
     assert choice.chosen is None
-    assert re.search(found, "; ".join(nearest_misses(candidates, choice.reasons, AUC)))
+    assert re.search(found, "; ".join(nearest_misses(candidates, choice.reasons, AUC, budget)))
 
 
-def test_the_nearest_misses_are_those_that_lose_least() -> None:
-    candidates = [FP32, made("far", 0.5), made("near", 0.79), made("none", NAN)]
-    choice = choose(candidates, AUC, Budget(LIMIT, 0.1, max_size_kib=0.1), "smallest")
-    assert [line.split(":")[0] for line in nearest_misses(candidates, choice.reasons, AUC)] == ["fp32", "near", "far"]
+def test_the_nearest_misses_are_those_that_are_least_over_a_limit() -> None:
+    budget = Budget(0.01, 0.1, max_size_kib=0.9)
+    candidates = [
+        FP32,  # 4.3 times the size
+        made("far", 0.5, 900),  # 30 times the loss
+        made("near", 0.789, 900),  # 1.1 times the loss
+        made("large", 0.80, 2048),  # 2.2 times the size
+        made("none", NAN),
+    ]
+    choice = choose(candidates, AUC, budget, "smallest")
+    assert choice.chosen is None
+    misses = nearest_misses(candidates, choice.reasons, AUC, budget)
+    assert [line.split(":")[0] for line in misses] == ["near", "large", "fp32"]
 
 
 def test_a_lap_is_the_median_of_paired_ratios_with_its_interval() -> None:

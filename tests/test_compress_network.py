@@ -26,6 +26,12 @@ def residual(values: dict[str, Any] = WIDE) -> tuple[nn.Module, Any, tuple[torch
     return network, encoder, WORKLOAD.examples(encoder, table)
 
 
+def lessons_of(network: nn.Module, encoder: Any, examples: Any, *others: nn.Module) -> distill.Lessons:
+    """Without augmentation."""
+    networks = [network, *others]
+    return distill.prepare(WORKLOAD, encoder, Tune(augment="none"), networks, examples, None, "multiclass", 0)
+
+
 def weights(network: nn.Module) -> int:
     return sum(value.numel() for value in network.parameters())
 
@@ -35,18 +41,29 @@ def weights(network: nn.Module) -> int:
 def test_channels_are_really_taken_out(importance: str, scope: str) -> None:
     network, encoder, examples = residual()
     before = weights(network)
-    lessons = distill.prepare(WORKLOAD, encoder, Tune(augment="none"), [network], examples, None)
-    smaller, kept = structured.cut(network, examples[:1], 0.5, importance, scope, lessons.passes[0], lessons.loss)
+    lessons = lessons_of(network, encoder, examples)
+    smaller, kept = structured.cut(network, examples[:1], 0.5, importance, scope, lessons.pool, lessons.loss)
     assert weights(smaller) < 0.6 * before
     assert smaller(examples[0]).shape == (40, 3)
     assert kept["linear"] == "its outputs are answers"
     assert weights(network) == before, "the original is left as it is"
 
 
+def test_second_order_importance_counts_every_row() -> None:
+    """The same rows in another order are the same evidence."""
+    network, encoder, examples = residual()
+    lessons = lessons_of(network, encoder, examples)
+    cuts = [
+        structured.cut(network, examples[:1], 0.5, "hessian", "layer", pool, lessons.loss)[0]
+        for pool in (lessons.pool, tuple(part.flip(0) for part in lessons.pool))
+    ]
+    torch.testing.assert_close(cuts[0](examples[0]), cuts[1](examples[0]))
+
+
 def test_widths_stay_multiples_of_what_kernels_like() -> None:
     network, encoder, examples = residual({**WIDE, "width": 32})
-    lessons = distill.prepare(WORKLOAD, encoder, Tune(augment="none"), [network], examples, None)
-    smaller, _ = structured.cut(network, examples[:1], 0.4, "magnitude", "layer", lessons.passes[0], lessons.loss)
+    lessons = lessons_of(network, encoder, examples)
+    smaller, _ = structured.cut(network, examples[:1], 0.4, "magnitude", "layer", lessons.pool, lessons.loss)
     widths = {layer.out_channels for layer in smaller.modules() if isinstance(layer, nn.Conv2d)}
     assert all(width % 16 == 0 for width in widths)
 
@@ -84,7 +101,7 @@ def test_layers_too_narrow_to_cut_are_kept_and_named() -> None:
     network = nn.Sequential(nn.Linear(4, 1), nn.ReLU(), nn.Linear(1, 1))
     values = torch.randn(8, 4)
     _, kept = structured.cut(network, (values,), 0.3, "magnitude", "layer", (values,), lambda *_: torch.zeros(()))
-    assert kept == {"0": "too narrow to take a whole block of channels from", "2": "its outputs are answers"}
+    assert kept == {"0": "no whole block of its channels could go", "2": "its outputs are answers"}
 
 
 def test_blocks_of_one_shape_before_and_after_can_go() -> None:
@@ -123,7 +140,7 @@ def test_students_are_smaller_and_in_blocks_that_kernels_like() -> None:
 
 def test_a_student_learns_the_answers_of_its_teacher() -> None:
     teacher, encoder, examples = residual()
-    lessons = distill.prepare(WORKLOAD, encoder, Tune(), [teacher], examples, None)
+    lessons = distill.prepare(WORKLOAD, encoder, Tune(), [teacher], examples, None, "multiclass", 0)
     student = WORKLOAD.models["resnet"].build(encoder, {**VALUES, "width": 16, "first_stride": 2, "dropout": 0.0})
 
     def distance(one: nn.Module) -> float:
@@ -137,22 +154,23 @@ def test_a_student_learns_the_answers_of_its_teacher() -> None:
 
 def test_the_teacher_answers_the_very_views_that_the_student_sees() -> None:
     teacher, encoder, examples = residual()
-    lessons = distill.prepare(WORKLOAD, encoder, Tune(augment="flip"), [teacher], examples, None)
-    assert len(lessons.passes) == 4
-    views = torch.stack([inputs for inputs, _ in lessons.passes])
-    assert not torch.equal(views[0], views[1])
-    for inputs, logits in lessons.passes:
-        torch.testing.assert_close(teacher(inputs), logits, atol=1e-4, rtol=1e-4)
-    plain = distill.prepare(WORKLOAD, encoder, Tune(augment="none"), [teacher], examples, None)
-    assert len(plain.passes) == 1
+    lessons = distill.prepare(WORKLOAD, encoder, Tune(augment="flip"), [teacher], examples, None, "multiclass", 0)
+    assert lessons.passes == 4
+    inputs, logits = lessons.pool
+    assert len(inputs) == 4 * len(examples[0])
+    assert not torch.equal(inputs[:40], inputs[40:80])
+    torch.testing.assert_close(teacher(inputs), logits, atol=1e-4, rtol=1e-4)
+    assert len(lessons.first(2)[0]) == 80
+    plain = lessons_of(teacher, encoder, examples)
+    assert plain.passes == 1
     assert not teacher.training
 
 
 def test_an_ensemble_teaches_the_mean_of_its_logits() -> None:
     first, encoder, examples = residual()
     second = WORKLOAD.models["resnet"].build(encoder, WIDE).eval()
-    lessons = distill.prepare(WORKLOAD, encoder, Tune(augment="none"), [first, second], examples, None)
-    inputs, logits = lessons.passes[0]
+    lessons = lessons_of(first, encoder, examples, second)
+    inputs, logits = lessons.pool
     torch.testing.assert_close(logits, (first(inputs) + second(inputs)) / 2, atol=1e-4, rtol=1e-4)
 
 
@@ -180,10 +198,13 @@ def test_a_killed_search_does_not_get_its_time_back(tmp_path: Any, monkeypatch: 
     moment = [100.0]
     monkeypatch.setattr("tasks.compress.network.clock.time.monotonic", lambda: moment[0])
     clock = Clock(tmp_path / "clock.json", 60.0)
+    moment[0] += 500  # before it starts
+    clock.start()
     moment[0] += 45
     clock.save()
     moment[0] = 0.0  # another process, another start
-    again = Clock(tmp_path / "clock.json", 60.0)
+    again = Clock(tmp_path / "clock.json", 77.0)  # measured anew on a busier machine: the budget stays what it was
+    again.start()
     assert again.left == pytest.approx(15.0)
     moment[0] += 20
     assert again.left < 0

@@ -375,7 +375,7 @@ def scored(folder: Path, tmp_path: Path, *options: str, **columns: Any) -> int:
 @pytest.mark.parametrize(
     ("options", "columns", "code", "said"),
     [
-        (["--device", "gpu"], {}, 2, "device must be auto, cpu or cuda"),
+        (["--device", "gpu"], {}, 2, "device must be auto, cpu, cuda or tensorrt"),
         (["--device", "cpu"], {"distance": np.zeros(2)}, 3, "seats: not given"),
     ],
 )

@@ -124,9 +124,10 @@ def test_the_bundle_is_found_by_its_digest_and_missed_when_it_is_gone(done_proje
 
 LINE = {"metric": "auc", "original": 0.75, "original_interval": [0.74, 0.76], "shipped": 0.7496,
         "shipped_interval": [0.7396, 0.7596], "drop": 0.0004, "bound": 0.0009, "margin": 0.002, "n": 1000,
-        "verdict": "ACCEPT", "reason": "within the margin"}  # fmt: skip
+        "verdict": "ACCEPT", "reason": "within the margin", "variant": "cpu"}  # fmt: skip
 VERDICT = {"verdict": "ACCEPT", "reason": "within the margin", "lines": [LINE]}
-FACTS = {"chosen": "int8", "candidates": [{"name": "fp32", "size_kib": 900.4}, {"name": "int8", "size_kib": 250}]}
+FACTS = {"chosen": "int8", "variants": {"cpu": "int8"},
+         "candidates": [{"name": "fp32", "size_kib": 900.4}, {"name": "int8", "size_kib": 250}]}  # fmt: skip
 
 
 class TestSummary:
@@ -142,6 +143,16 @@ class TestSummary:
             ("training time", "31.3 s", "+ 12.3 s to compress"),
         ]
 
+    def test_each_of_several_targets_has_its_figures(self):
+        edge = LINE | {"variant": "edge", "shipped": 0.75, "shipped_interval": [0.74, 0.76]}
+        facts = FACTS | {"variants": {"cpu": "int8", "edge": "fp32"}}
+        assert summary.rows(VERDICT | {"lines": [LINE, edge]}, facts, {}, {})[:4] == [
+            ("AUC on test, cpu (int8)", "0.7500 [0.7400, 0.7600]", "0.7496 [0.7396, 0.7596]"),
+            ("AUC on test, edge (fp32)", "0.7500 [0.7400, 0.7600]", "0.7500 [0.7400, 0.7600]"),
+            ("size of the ONNX file, cpu (int8)", "900 KiB", "250 KiB"),
+            ("size of the ONNX file, edge (fp32)", "900 KiB", "900 KiB"),
+        ]
+
     def test_what_was_measured_elsewhere_is_said_to_be(self):
         rows = summary.rows(VERDICT, FACTS, {}, {})
         assert rows[2:] == [
@@ -151,7 +162,7 @@ class TestSummary:
 
     def test_nonsense_is_not_printed(self):
         with pytest.raises(KeyError):
-            summary.rows(VERDICT, FACTS | {"chosen": "int4"}, {}, {})
+            summary.rows(VERDICT, FACTS | {"variants": {"cpu": "int4"}}, {}, {})
 
     def test_the_verdict_in_markdown(self):
         text = publish.verdict_markdown(VERDICT)

@@ -120,13 +120,13 @@ def verdict(folder: Path) -> dict[str, Any]:
     return found
 
 
-def rebuild_model(root: Path, change: Callable[[onnx.ModelProto], None]) -> None:
+def rebuild_model(root: Path, change: Callable[[onnx.ModelProto], None], file: str = "model.onnx") -> None:
     """Let `compress` have left a changed model, with a manifest that says so."""
     folder = root / "artifacts" / "compress"
     before = manifest.read(folder)
-    model = onnx.load(folder / "model.onnx")
+    model = onnx.load(folder / file)
     change(model)
-    onnx.save(model, folder / "model.onnx")
+    onnx.save(model, folder / file)
     (folder / "manifest.json").unlink()
     upstream = {name: root / "artifacts" / name for name in before.upstream}
     roles = {name: entry.role for name, entry in before.files.items()}

@@ -108,7 +108,7 @@ def table(results: dict[str, dict[str, Any]], metric: Metric, batches: list[int]
     original = results[REFERENCE]
     for name, found in sorted(results.items(), key=lambda item: item[1]["speed"][str(batches[0])]["speedup"]):
         own = found["quality"]
-        share = "–" if own["discordant"] is None else f"{own['discordant']:.2%}"
+        share = "none" if own["discordant"] is None else f"{own['discordant']:.2%}"
         cells = [name, f"{own['metric']:.4f}", f"{scale * own['drop']:.2f} ({scale * own['drop_bound']:.2f})", share]
         cells += ["yes" if own["verdicts"][margin]["verdict"] == "ACCEPT" else "no" for margin in margins]
         kib = found["bytes"] / 1024, found["gzip_bytes"] / 1024

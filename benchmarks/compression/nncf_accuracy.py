@@ -30,7 +30,9 @@ def quantize(given: peer.Given) -> tuple[onnx.ModelProto, dict[str, Any]]:
         for start, inputs in zip(starts, validation.batches(_BATCH), strict=True)
     ]
 
-    def validate(model: onnx.ModelProto, data: Iterable[tuple[dict[str, np.ndarray], np.ndarray]]) -> tuple[float, None]:
+    def validate(
+        model: onnx.ModelProto, data: Iterable[tuple[dict[str, np.ndarray], np.ndarray]]
+    ) -> tuple[float, None]:
         batches = list(data)
         labels = np.concatenate([labels for _, labels in batches])
         names = batches[0][0]

@@ -1,7 +1,8 @@
 """Olive's automatic command for a finished ONNX file: `python benchmarks/compression/olive_auto.py INPUTS OUT`.
 
-`olive optimize` for int8 on the CPU comes first; it can only calibrate with a text corpus that it downloads, so on other
-models it fails, and the report says how. `olive auto-opt`, its predecessor, needs no data: it quantizes dynamically.
+`olive optimize` for int8 on the CPU comes first. Whatever the model, it calibrates with a text corpus that it downloads
+and takes no other rows; it fails here, and the report has its last line. `olive auto-opt`, its predecessor, needs no
+data: it quantizes dynamically.
 """
 
 from __future__ import annotations

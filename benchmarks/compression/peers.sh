@@ -7,6 +7,6 @@ root=$(cd "$here/../.." && pwd)
 folder=${1:-$root/build/peers}
 "${PYTHON:-python3}" -m venv "$folder"
 "$folder/bin/pip" install --disable-pip-version-check --requirement "$here/peers.txt"
+"$folder/bin/pip" check --disable-pip-version-check
 packages=$("$folder/bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
 echo "$root" > "$packages/assay.pth"
-"$folder/bin/pip" check --disable-pip-version-check

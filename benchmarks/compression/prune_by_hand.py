@@ -83,9 +83,7 @@ def _sizes(network: nn.Module, example: Tensor) -> tuple[int, int]:
     return int(macs), int(parameters)
 
 
-def _recover(
-    network: nn.Module, trained: original.Network, examples: tuple[Tensor, ...], epochs: int
-) -> nn.Module:
+def _recover(network: nn.Module, trained: original.Network, examples: tuple[Tensor, ...], epochs: int) -> nn.Module:
     """Train the pruned network with labels and the original's answers."""
     teacher, column = trained.network.eval(), trained.encoder.inputs[0]
     mean = torch.tensor(column.mean)

@@ -1,4 +1,4 @@
-"""Rows of the benchmark in one .npz file: what the graph takes, and the labels. Shared by its scripts; not run itself."""
+"""Rows in one .npz file: what the graph takes, and the labels. Shared by the benchmark's scripts; not run itself."""
 
 from __future__ import annotations
 
@@ -38,7 +38,8 @@ class Rows:
     def write(self, path: Path) -> None:
         """Write a file that :meth:`read` takes; texts are stored as plain Unicode arrays."""
         arrays = {f"{_INPUT}{name}": array for name, array in self.inputs.items()} | {_LABELS: self.labels}
-        np.savez(path, **{name: array.astype(str) if array.dtype == object else array for name, array in arrays.items()})
+        plain = {name: array.astype(str) if array.dtype == object else array for name, array in arrays.items()}
+        np.savez(path, **plain)
 
     @staticmethod
     def read(path: Path) -> Rows:

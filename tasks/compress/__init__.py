@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 import shutil
-from collections.abc import Mapping
-from dataclasses import asdict
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,13 +19,13 @@ from tasks.core.settings import Compress
 from tasks.core.stage import StageSettings
 
 if TYPE_CHECKING:
-    from tasks.compress.choose import Budget, Candidate, Choice
+    from deploy.variants import Variants
+    from tasks.compress.choose import Candidate
+    from tasks.compress.contest import Contest
     from tasks.compress.race import Race
     from tasks.compress.search import Search
     from tasks.compress.workshop import Built, Workshop
 
-#: Seconds within which the race must end.
-_RACE_SECONDS = 1800.0
 #: A treatment of a network's file may cost this share of the allowed loss before another way is tried.
 _TOLERANCE = 0.25
 
@@ -33,120 +33,187 @@ _TOLERANCE = 0.25
 def run(settings: StageSettings, inputs: Mapping[str, Path], out: Path) -> Manifest:
     """Leave ``<candidate>.onnx``, the chosen one as ``model.onnx``, and its ``signature.json``.
 
+    ``variants.json`` says what each of ``compress.targets`` is served with (see :mod:`deploy.variants`): the first one
+    with ``model.onnx``, each other one with that of ``variants/<target>``, or of a target that made the same choice.
+
     ``candidates.json`` is the table of all that was made: quality, size, time, memory, what was done, and why each was
     taken or not. ``shapes.json`` holds the smaller networks that were looked at, ``sensitivity.json`` the layers that
     int8 hurt. Times differ from run to run, and so may the choice.
 
     Raises:
-        NotProven: INFEASIBLE, if no candidate keeps to the limits; the tables lie in ``<artifacts>/rejected/compress``.
+        NotProven: INFEASIBLE, if for some target no candidate keeps to the limits; the tables lie in
+            ``<artifacts>/rejected/compress``.
         MachineError: if a device was asked for and is not used.
     """
-    from tasks.compress.choose import choose, nearest_misses
+    from tasks.compress.contest import hold, require_devices
 
     own: Compress = settings.own
     reports.forget_rejected(settings.artifacts, "compress")
     search = _search(settings, inputs)
     shop, metric = search.workshop, search.workshop.problem.metric
+    require_devices(shop, own.targets)
     built = search.run()
-    raced = _raced(shop, built, own)
-    candidates = [_candidate(one, raced) for one in built.values()]
-    choice = choose(candidates, metric, _budget(own, search.most), own.pick)
-    rows = [_row(built[one.name], one, choice) for one in candidates]
+    contests = [hold(target, shop, built, own, search.most) for target in own.targets]
+    rows = [_row(one, contests) for one in built.values()]
     files.write_json(out / "candidates.json", rows)
     files.write_json(out / "shapes.json", search.shapes)
     files.write_json(out / "sensitivity.json", search.treatments.sensitivity)
-    if choice.chosen is None:
-        kept = reports.publish_rejected(settings.artifacts, "compress", out)
-        raise NotProven(
-            "a candidate must keep to the limits of compress",
-            "INFEASIBLE: nearest are " + "; ".join(nearest_misses(candidates, choice.reasons, metric)),
-            f"read {kept / 'candidates.json'}; widen the limits, allow more methods, or give more budget_minutes",
-        )
-    log.info("compress: chose %s: %s", choice.chosen, choice.reasons[choice.chosen])
+    _require_choices(settings.artifacts, out, contests, metric)
     for name in built:
         if shop.path(name).is_file():
             shutil.copyfile(shop.path(name), out / f"{name}.onnx")
-    shutil.copyfile(shop.path(choice.chosen), out / "model.onnx")
-    files.write_json(out / "signature.json", shop.problem.signature.as_dict())
-    settings.measured["race"] = _times(raced)
+    variants = _write_variants(contests, shop, out)
     settings.measured["int8_without_saturation"] = devices.has_vnni()
-    settings.measured["providers"] = dict(raced.providers)
     settings.measured.update(search.measured)
-    roles = {path.name: "candidate" for path in out.glob("*.onnx")}
-    roles |= {"model.onnx": "model", "signature.json": "signature"}
-    roles |= dict.fromkeys(("candidates.json", "shapes.json", "sensitivity.json"), "report")
-    facts = {"chosen": choice.chosen, "candidates": rows, "metric": metric.name}
-    return manifest.build("compress", settings.hash, inputs, out, roles, _metrics(candidates, choice, metric), facts)
+    metrics: dict[str, float] = {}
+    for index, contest in enumerate(contests):
+        ending = f"_{contest.target}" if index else ""
+        settings.measured[f"race{ending}"] = _times(contest.race)
+        settings.measured[f"providers{ending}"] = dict(contest.race.providers)
+        metrics |= _metrics(contest, metric, f"compress.{contest.target}" if index else "compress")
+    facts = {
+        "chosen": contests[0].choice.chosen,
+        "candidates": rows,
+        "metric": metric.name,
+        "variants": {one.target: one.candidate for one in variants.order},
+    }
+    return manifest.build("compress", settings.hash, inputs, out, _roles(out), metrics, facts)
 
 
 def _search(settings: StageSettings, inputs: Mapping[str, Path]) -> Search:
+    from tasks.compress.contest import batch_sizes_of, threads_of
     from tasks.compress.problem import Problem
     from tasks.compress.search import Search
-    from tasks.compress.targets import TARGETS
+    from tasks.compress.targets import together
     from tasks.compress.treatments import Treatments
     from tasks.compress.workshop import Workshop
-    from tasks.core import resume, workloads
+    from tasks.core import resume
     from tasks.core.contracts import NETWORK_METHODS
     from tasks.core.original import Network
 
     own: Compress = settings.own
-    target = TARGETS[own.target]
-    problem = Problem.read(settings, inputs)
-    folder = resume.folder(settings, "compress", inputs["tune"], [workloads.find(settings.base.workload)])
-    shop = Workshop(problem, folder, target.device or settings.base.device, target, target.threads or own.race_threads)
+    target = together(own.targets)
+    batch_sizes = batch_sizes_of(target, own)
+    problem = replace(Problem.read(settings, inputs), most_rows=max(batch_sizes))
+    folder = resume.folder(settings, "compress", inputs["tune"], _plugins(settings, inputs["tune"], problem.metric))
+    shop = Workshop(problem, folder, target.device, target, threads_of(target, own))
     reference = problem.reference
     most = absolute(own.max_metric_drop, problem.metric, reference) / (1 if own.max_metric_drop else 2)
     treatments = Treatments(shop, own.methods, own.sparsity, _TOLERANCE * most)
     family = None
-    if isinstance(problem.model, Network) and set(NETWORK_METHODS) & set(own.methods) and own.budget_minutes != 0:
+    wanted = set(NETWORK_METHODS) & set(own.methods) and own.budget_minutes != 0
+    if wanted and isinstance(problem.model, Network) and problem.model.extra_outputs:
+        log.info("compress: no smaller networks: what they would answer besides the logits could not be judged")
+    elif wanted and isinstance(problem.model, Network):
         from tasks.compress.network.family import Family
 
         family = Family(settings, inputs, problem, shop)
-    return Search(shop, treatments, family, own.batch_sizes, most)
+    return Search(shop, treatments, family, batch_sizes, most)
 
 
-def _raced(shop: Workshop, built: Mapping[str, Built], own: Compress) -> Race:
-    """All runnable candidates against one another, in a process of their own."""
-    from tasks.compress.isolated import call
-    from tasks.compress.race import race
+def _plugins(settings: StageSettings, tuned: Path, metric: Metric) -> list[object]:
+    """Whose code decides what a candidate is and how it scores, apart from Assay's."""
+    from tasks.core import original, plugins, workloads
+    from tasks.core.contracts import METHODS
 
-    models = {name: shop.path(name) for name, one in built.items() if not one.problem}
-    arguments = (models, "fp32", shop.problem.sample, own.batch_sizes, own.rounds, shop.threads, shop.device)
-    return call(race, *arguments, seconds=_RACE_SECONDS)
-
-
-def _candidate(one: Built, raced: Race) -> Candidate:
-    from tasks.compress.choose import Candidate
-
-    return Candidate(one.name, one.score, one.bytes, raced.laps.get(one.name, {}), one.peak_mib, one.problem)
-
-
-def _budget(own: Compress, most: float) -> Budget:
-    from tasks.compress.choose import Budget
-
-    return Budget(most, own.max_slowdown, own.max_size_kib, own.max_p99_ms, own.max_memory_mib)
+    workload = workloads.find(settings.base.workload)
+    found: list[object] = [workload]
+    spec = files.read_json(tuned / original.SPEC)
+    if spec["kind"] == original.NETWORK:
+        found.append(workloads.model(workload, spec["model"]))
+    if metric.name in plugins.names(plugins.METRICS):
+        found.append(plugins.load(plugins.METRICS, metric.name))
+    return found + [plugins.load(plugins.COMPRESSORS, name) for name in settings.own.methods if name not in METHODS]
 
 
-def _row(built: Built, candidate: Candidate, choice: Choice) -> dict[str, Any]:
-    """One line of ``candidates.json``; what was not measured is null."""
-    return {
+def _require_choices(artifacts: Path, out: Path, contests: Sequence[Contest], metric: Metric) -> None:
+    """Every target has a candidate that keeps to the limits; else the tables are kept where the run was rejected."""
+    from tasks.compress.choose import nearest_misses
+
+    found = []
+    for contest in contests:
+        if contest.choice.chosen is None:
+            where = f" for {contest.target}" if len(contests) > 1 else ""
+            misses = nearest_misses(contest.candidates, contest.choice.reasons, metric, contest.budget)
+            found.append(f"INFEASIBLE{where}: nearest are {'; '.join(misses)}")
+        else:
+            chosen = contest.choice.chosen
+            log.info("compress: chose %s for %s: %s", chosen, contest.target, contest.choice.reasons[chosen])
+    if found:
+        kept = reports.publish_rejected(artifacts, "compress", out)
+        raise NotProven(
+            "a candidate must keep to the limits of compress",
+            "\n           ".join(found),
+            f"read {kept / 'candidates.json'}; widen the limits, allow more methods, or give more budget_minutes",
+        )
+
+
+def _write_variants(contests: Sequence[Contest], shop: Workshop, out: Path) -> Variants:
+    """Write each choice as a folder that can be loaded, once, and ``variants.json`` that says whose it is."""
+    from deploy.variants import NAME, Variant, Variants
+    from tasks.compress.targets import TARGETS
+
+    folders: dict[str, str] = {}
+    made = []
+    for contest in contests:
+        chosen, target = str(contest.choice.chosen), TARGETS[contest.target]
+        if chosen not in folders:
+            folders[chosen] = f"variants/{contest.target}" if folders else "."
+            (out / folders[chosen]).mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(shop.path(chosen), out / folders[chosen] / "model.onnx")
+            files.write_json(out / folders[chosen] / "signature.json", shop.problem.signature.as_dict())
+        made.append(Variant(contest.target, folders[chosen], chosen, target.device, target.threads))
+    variants = Variants.of(made)
+    files.write_json(out / NAME, variants.as_dict())
+    return variants
+
+
+#: Role of each file but the candidates, by its name.
+_ROLES = {"model.onnx": "model", "signature.json": "signature", "variants.json": "variants"}
+
+
+def _roles(out: Path) -> dict[str, str]:
+    paths = [path for path in out.rglob("*") if path.is_file()]
+    other = {".onnx": "candidate", ".json": "report"}
+    return {path.relative_to(out).as_posix(): _ROLES.get(path.name, other[path.suffix]) for path in paths}
+
+
+def _row(built: Built, contests: Sequence[Contest]) -> dict[str, Any]:
+    """One line of ``candidates.json``; what was not measured is null. Times and reasons are the first target's."""
+    first = contests[0]
+    candidate = _of(first, built.name)
+    row = {
         "name": built.name,
         "network": built.origin,
         "method": built.method or "float",
         "value": _finite(candidate.score),
         "size_kib": round(candidate.bytes / 1024, 1),
         "compressed_kib": round(built.compressed_bytes / 1024, 1),
-        "time": _finite(candidate.time),
         "latency": {str(batch): _rounded(asdict(lap)) for batch, lap in candidate.laps.items()},
         "peak_mib": _finite(candidate.peak_mib),
         "parameters": built.parameters,
         "macs": built.macs,
         "providers": dict(built.providers),
         "report": built.report,
-        "chosen": candidate.name == choice.chosen,
-        "front": candidate.name in choice.front,
-        "reason": choice.reasons[candidate.name],
+        **_outcome(built.name, first),
     }
+    if len(contests) > 1:
+        row["targets"] = {contest.target: _outcome(built.name, contest) for contest in contests[1:]}
+    return row
+
+
+def _outcome(name: str, contest: Contest) -> dict[str, Any]:
+    """What a target made of a candidate."""
+    return {
+        "time": _finite(_of(contest, name).time),
+        "chosen": name == contest.choice.chosen,
+        "front": name in contest.choice.front,
+        "reason": contest.choice.reasons[name],
+    }
+
+
+def _of(contest: Contest, name: str | None) -> Candidate:
+    return next(candidate for candidate in contest.candidates if candidate.name == name)
 
 
 def _finite(value: float) -> float | None:
@@ -164,14 +231,13 @@ def _times(measured: Race) -> dict[str, dict[str, dict[str, float]]]:
     }
 
 
-def _metrics(candidates: list[Candidate], choice: Choice, metric: Metric) -> dict[str, float]:
-    fp32 = candidates[0]
-    chosen = next(candidate for candidate in candidates if candidate.name == choice.chosen)
+def _metrics(contest: Contest, metric: Metric, prefix: str) -> dict[str, float]:
+    fp32, chosen = contest.candidates[0], _of(contest, contest.choice.chosen)
     return {
-        "compress.fp32_kib": round(fp32.bytes / 1024, 1),
-        "compress.chosen_kib": round(chosen.bytes / 1024, 1),
-        "compress.size_ratio": round(fp32.bytes / chosen.bytes, 3),
-        "compress.speed_ratio": round(1 / chosen.time, 3),
-        f"compress.fp32_validation_{metric.name}": fp32.score,
-        f"compress.chosen_validation_{metric.name}": chosen.score,
+        f"{prefix}.fp32_kib": round(fp32.bytes / 1024, 1),
+        f"{prefix}.chosen_kib": round(chosen.bytes / 1024, 1),
+        f"{prefix}.size_ratio": round(fp32.bytes / chosen.bytes, 3),
+        f"{prefix}.speed_ratio": round(1 / chosen.time, 3),
+        f"{prefix}.fp32_validation_{metric.name}": fp32.score,
+        f"{prefix}.chosen_validation_{metric.name}": chosen.score,
     }

@@ -109,13 +109,22 @@ def choose(candidates: Sequence[Candidate], metric: Metric, budget: Budget, pick
 
 
 def nearest_misses(
-    candidates: Sequence[Candidate], reasons: Mapping[str, str], metric: Metric, count: int = 3
+    candidates: Sequence[Candidate], reasons: Mapping[str, str], metric: Metric, budget: Budget, count: int = 3
 ) -> list[str]:
-    """For a person: the candidates that lost the least of the metric, each with what keeps it out."""
+    """For a person: the candidates that are least over the limit they miss most, each with what keeps it out."""
     original = candidates[0]
-    finite = [one for one in candidates if math.isfinite(one.score)]
-    ranked = sorted(finite, key=lambda one: metric.loss(original.score, one.score))
+    ran = [one for one in candidates if not one.problem and math.isfinite(one.score)]
+    ranked = sorted(ran, key=lambda one: _worst_excess(one, original, metric, budget)) or candidates
     return [f"{one.name}: {reasons[one.name]}" for one in ranked[:count]]
+
+
+def _worst_excess(one: Candidate, original: Candidate, metric: Metric, budget: Budget) -> float:
+    """The largest ratio of a figure to its limit."""
+    drop = metric.loss(original.score, one.score)
+    slowest = max((lap.ratio_low for lap in one.laps.values()), default=math.inf)
+    ratios = [drop / budget.max_metric_drop if budget.max_metric_drop else drop, slowest / (1 + budget.max_slowdown)]
+    ratios += [value / limit for _, value, limit in _limited(one, budget) if limit]
+    return max(ratio if math.isfinite(ratio) else math.inf for ratio in ratios)
 
 
 _KEYS: Mapping[str, Callable[[Candidate, Candidate], float]] = {
@@ -148,16 +157,21 @@ def _problems(one: Candidate, original: Candidate, metric: Metric, budget: Budge
     slower = [str(batch) for batch, lap in one.laps.items() if not lap.ratio_low <= 1 + budget.max_slowdown]
     if slower:
         found.append(f"slower than fp32 by more than {budget.max_slowdown:.0%} at batch {', '.join(slower)}")
-    return found + list(_over(one, budget))
+    return found + _over(one, budget)
 
 
 def _over(one: Candidate, budget: Budget) -> list[str]:
+    return [
+        f"{value:.4g} {unit}, more than {limit:g}"
+        for unit, value, limit in _limited(one, budget)
+        if limit and not value <= limit
+    ]
+
+
+def _limited(one: Candidate, budget: Budget) -> tuple[tuple[str, float, float | None], ...]:
     p99 = one.laps[min(one.laps)].p99_ms if one.laps else math.nan
-    measured = (
+    return (
         ("KiB", one.bytes / 1024, budget.max_size_kib),
         ("ms (p99)", p99, budget.max_p99_ms),
         ("MiB of memory", one.peak_mib, budget.max_memory_mib),
     )
-    return [
-        f"{value:.4g} {unit}, more than {limit:g}" for unit, value, limit in measured if limit and not value <= limit
-    ]

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 import signal
+import threading
 from collections.abc import Callable
 from multiprocessing.connection import Connection
 from typing import Any, TypeVar
 
-from tasks.core.errors import AssayError
+from tasks.core.errors import AssayError, MachineError
 
 T = TypeVar("T")
 
@@ -22,7 +24,7 @@ def call(function: Callable[..., T], *arguments: Any, seconds: float) -> T:
 
     Raises:
         Crashed: if the process dies, raises, or takes longer than ``seconds``.
-        AssayError: if the function raises one (CUDA asked for and not used, for example).
+        MachineError: if the function raises one: CUDA asked for and not used, for example.
     """
     context = multiprocessing.get_context("spawn")
     here, there = context.Pipe(duplex=False)
@@ -33,7 +35,7 @@ def call(function: Callable[..., T], *arguments: Any, seconds: float) -> T:
     found: Any
     try:
         kind, found = here.recv() if here.poll(seconds) else ("late", None)
-    except EOFError:
+    except (EOFError, OSError):  # it died before, or in the middle of, its answer
         kind, found = "dead", None
     finally:
         here.close()
@@ -57,9 +59,20 @@ def _end(kind: str, code: int | None, seconds: float) -> str:
 
 
 def _answer(pipe: Connection, function: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     try:
         pipe.send(("done", function(*arguments)))
-    except AssayError as error:
+    except MachineError as error:  # the machine's fault, not this model's
         pipe.send(("refused", error))
+    except AssayError as error:
+        pipe.send(("failed", f"{error.rule}: {error.found}"))
     except Exception as error:  # noqa: BLE001 (whatever it is, the search must hear of it)
         pipe.send(("failed", f"{type(error).__name__}: {str(error)[:500]}"))
+
+
+def _end_with_parent() -> None:
+    """A killed search must not leave a race behind that would spoil the next one's times."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)

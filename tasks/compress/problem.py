@@ -33,6 +33,7 @@ class Problem:
     Attributes:
         model: the original.
         metric: what judges.
+        task: ``binary``, ``multiclass``, ``regression`` or ``ranking``.
         rows: calibration rows, out of train.
         validation: rows that candidates are judged on.
         metadata: texts for every file.
@@ -41,6 +42,7 @@ class Problem:
 
     model: Original
     metric: Metric
+    task: str
     rows: pa.Table
     validation: pa.Table
     metadata: Mapping[str, str]
@@ -61,6 +63,7 @@ class Problem:
         return Problem(
             original.load(inputs["tune"]),
             find(original.metric_name(settings.base, facts["task"]), facts["task"]),
+            facts["task"],
             calibration,
             pq.read_table(inputs["validate"] / "validation.parquet"),
             metadata,
@@ -97,8 +100,9 @@ class Problem:
 
     @functools.cached_property
     def sample(self) -> dict[str, np.ndarray]:
-        """Graph inputs of calibration rows, for the race."""
-        return self.signature.tensors(self.model.encoder.raw_inputs(self.rows.slice(0, self.most_rows)))
+        """Graph inputs of the largest batch that is raced, of calibration rows, repeated if these are fewer."""
+        some = self.signature.tensors(self.model.encoder.raw_inputs(self.rows.slice(0, self.most_rows)))
+        return {name: np.resize(array, (self.most_rows, *array.shape[1:])) for name, array in some.items()}
 
     @functools.cached_property
     def reference(self) -> float:

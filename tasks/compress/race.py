@@ -52,7 +52,7 @@ def race(
     threads: int,
     device: str,
 ) -> Race:
-    """Run every model once a round, in an order that rotates, and compare each with the reference round by round.
+    """Run every model once a round, in an order drawn anew, and compare each with the reference round by round.
 
     Args:
         models: name -> ONNX file.
@@ -69,9 +69,9 @@ def race(
         rows = {name: np.resize(array, (batch, *array.shape[1:])) for name, array in inputs.items()}
         times: dict[str, list[float]] = {name: [] for name in models}
         names = list(models)
+        order = np.random.default_rng(len(names))
         for number in progress(range(_WARM_UP + rounds), f"race at batch {batch}", _WARM_UP + rounds):
-            names = names[1:] + names[:1]
-            for name in names:
+            for name in order.permutation(names):  # at random: who always follows the largest finds cold caches
                 start = time.perf_counter()
                 sessions[name].run(None, rows)
                 if number >= _WARM_UP:

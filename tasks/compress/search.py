@@ -4,13 +4,12 @@
 2. Shapes that another one beats in size, time and capacity alike are dropped; the others make a ladder.
 3. One short recovery each shows which shapes learn; a shape that a smaller and faster one outdoes is hopeless.
 4. The rest of the time is spent by bisection: the middle of the ladder is trained in full, then a smaller shape if its
-   file is in budget, else a larger one.
+   file is in budget, else a larger one. What is left then goes to the shape that missed the budget least.
 """
 
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,11 +19,13 @@ import onnx
 
 from tasks.compress import describe
 from tasks.compress.choose import relative_time
+from tasks.compress.graph.compact import compact
 from tasks.compress.isolated import Crashed, call
 from tasks.compress.race import race
 from tasks.compress.treatments import Treatments
 from tasks.compress.workshop import Built, Unsuitable, Workshop
 from tasks.core import files
+from tasks.core.errors import NotProven
 from tasks.core.log import log
 
 if TYPE_CHECKING:
@@ -36,9 +37,17 @@ T = TypeVar("T")
 _SCREENING, _SHORT = 0.15, 0.25
 #: Full recoveries that the rest is divided among.
 _FULL = 3
+#: A difference of so many times the allowed loss, after a single pass, tells one shape from another.
+_CLEARLY = 2.0
+#: A shape that lost at most so many times the allowed loss may learn on, if this share of the time is left.
+_NEAR, _WORTH_IT = 2.0, 0.1
+#: Of what is left then: the files have to be made and judged, too.
+_MOST_OF = 0.8
 #: More passes than this teach a student nothing that pays.
 _MOST_PASSES = 60
 _MOST_SHAPES, _MOST_SHORT = 24, 8
+#: What a parameter takes in a file, at the least (4 bits).
+_LEAST_BYTES = 0.5
 _SCREEN_ROUNDS, _SCREEN_SECONDS = 30, 300.0
 
 
@@ -74,21 +83,30 @@ class Search:
         family: Family | None,
         batch_sizes: tuple[int, ...],
         most: float,
+        max_size_kib: float | None = None,
     ) -> None:
         """``most`` is the largest loss of the metric that a candidate may have."""
         self.workshop, self.treatments, self.family = workshop, treatments, family
         self.batch_sizes, self.most = batch_sizes, most
+        self.max_bytes = math.inf if max_size_kib is None else 1024 * max_size_kib
         self.shapes: list[dict[str, Any]] = []
         self.measured: dict[str, float] = {}
 
     def run(self) -> dict[str, Built]:
         """Every candidate by name, the original in float first."""
         self.treatments.all("", self.workshop.problem.core, {"method": "original"})
+        if problem := self.workshop.built["fp32"].problem:
+            raise NotProven(
+                "the original as float ONNX must run: every candidate is compared with it",
+                problem,
+                "correct the model, or the device that params name",
+            )
         if self.family is not None:
+            self.family.clock.start()
             self._merged(self.family)
             self._smaller(self.family)
             self.measured = {
-                "training_seconds": round(self.family.training_seconds, 1),
+                "training_seconds_estimated": round(self.family.training_seconds, 1),
                 "search_seconds": round(self.family.clock.spent, 1),
             }
         return self.workshop.built
@@ -111,7 +129,11 @@ class Search:
         shapes = {shape.name: shape for shape in family.shapes()}
         kept = self.workshop.folder / "ladder.json"
         if not kept.is_file():
-            files.write_json(kept, self._screened(family, list(shapes.values())))
+            screened = self._screened(family, list(shapes.values()))
+            looked_at = {row["name"] for row in screened}
+            rest = [shape for shape in shapes.values() if shape.name not in looked_at]
+            others = [_unmeasured(shape, "too large, or there was no time to look at it") for shape in rest]
+            files.write_json(kept, screened + others)
             family.clock.save()
         self.shapes = files.read_json(kept)
         ladder = [
@@ -125,14 +147,20 @@ class Search:
         """A line for every shape that there was time to look at, with the reason why it is not trained, if so."""
         deadline = family.clock.left * (1 - _SCREENING)
         looked: dict[str, tuple[Shape, Path, float]] = {}
-        for shape in _spread(shapes, _MOST_SHAPES):
+        rows = []
+        small_enough = [shape for shape in shapes if shape.report.get("parameters", 0) * _LEAST_BYTES <= self.max_bytes]
+        for shape in _spread(small_enough, _MOST_SHAPES):
             if family.clock.left < deadline:
                 log.info("compress: time to look at %d of %d shapes", len(looked), len(shapes))
                 break
-            core = family.core(shape.build())
-            path = self._screening_file(shape, core)
-            if path is not None:
-                looked[shape.name] = (shape, path, describe.parameters(core) * float(describe.macs(core) or 1))
+            try:
+                core = family.core(shape.build())
+                looked[shape.name] = (shape, self._screening_file(shape, core), _capacity(core))
+            except (OSError, MemoryError):
+                raise
+            except Exception as error:  # noqa: BLE001 (torch's exporter, Torch-Pruning and plug-ins raise anything)
+                log.warning("compress: %s cannot be made: %s", shape.name, error)
+                rows.append(_unmeasured(shape, f"{type(error).__name__}: {str(error)[:300]}"))
         rivals = {name: self.workshop.path(name) for name, one in self.workshop.built.items() if self._inside(one)}
         times = self._race({name: path for name, (_, path, _) in looked.items()} | rivals) if looked else {}
         found = [
@@ -141,21 +169,40 @@ class Search:
             if name in times
         ]
         good = [(self.workshop.built[name].bytes, times[name]) for name in rivals if name in times]
-        return [_row(one, found, good) for one in sorted(found, key=lambda one: one.cost)]
+        return [self._row(one, found, good) for one in sorted(found, key=lambda one: one.cost)] + rows
 
-    def _screening_file(self, shape: Shape, core: onnx.ModelProto) -> Path | None:
+    def _row(self, one: Screened, others: Sequence[Screened], good: Sequence[tuple[int, float]]) -> dict[str, Any]:
+        """What is known of a shape; ``good`` are size and time of files that are in budget already."""
+        dropped = ""
+        if one.bytes > self.max_bytes:
+            dropped = f"more than max_size_kib: {self.max_bytes / 1024:g}"
+        elif any(size <= one.bytes and time <= one.time for size, time in good):
+            dropped = "the original's own network is in budget, as small and as fast"
+        elif better := [other.shape.name for other in others if _dominates(other, one)]:
+            dropped = f"{better[0]} is as small, as fast, and can hold as much"
+        log.info("compress: %s would have %.1f KiB and %.3f of the time", one.shape.name, one.bytes / 1024, one.time)
+        return {
+            "name": one.shape.name,
+            "network": one.shape.report,
+            "bytes": one.bytes,
+            "time": one.time,
+            "capacity": one.capacity,
+            "dropped": dropped,
+        }
+
+    def _screening_file(self, shape: Shape, core: onnx.ModelProto) -> Path:
         name = f"untrained-{shape.name}"
         try:
             sketch = self.treatments.sketched(core)
         except Unsuitable as reason:
-            log.info("compress: %s: %s", shape.name, reason)
-            return None
+            log.info("compress: %s is looked at in float: %s", shape.name, reason)
+            sketch = compact(core)
         path = self.workshop.path(name)
         onnx.save(self.workshop.problem.packaged(sketch, name), path)
         return path
 
     def _race(self, models: dict[str, Path]) -> dict[str, float]:
-        """Time relative to the original's, by shape."""
+        """Time relative to the original's, by shape; those that cannot be raced are missing."""
         shop = self.workshop
         models = {"fp32": shop.path("fp32"), **models}
         try:
@@ -164,14 +211,21 @@ class Search:
                 seconds=_SCREEN_SECONDS,
             ).laps  # fmt: skip
         except Crashed as reason:
-            log.warning("compress: no shape was measured: %s", reason)
-            return {}
+            others = [name for name in models if name != "fp32"]
+            if len(others) < 2:
+                log.warning("compress: %s cannot be raced: %s", ", ".join(others) or "fp32", reason)
+                return {}
+            halves = (others[: len(others) // 2], others[len(others) // 2 :])
+            found = [self._race({name: models[name] for name in half}) for half in halves]
+            return found[0] | found[1]
         return {name: relative_time(laps[name]) for name in models}
 
     # Training.
 
     def _short(self, family: Family, ladder: Sequence[Screened]) -> list[tuple[Screened, float]]:
         """One pass for as many shapes as there is time for; those that a cheaper one outdoes are dropped."""
+        if ladder:
+            family.prepare()  # its time is not that of the first shape
         limit = family.clock.left * _SHORT
         spent = 0.0
         found: list[tuple[Screened, float]] = []
@@ -181,60 +235,78 @@ class Search:
             if family.clock.left <= 0:
                 log.info("compress: no time left in the budget to train %s", one.shape.name)
                 break
-            began = time.monotonic()
-            found.append((one, family.recover(one.shape, "short", 1)))
-            spent += time.monotonic() - began
+            found.append((one, self._recovered(family, one.shape, "short", 1)))
+            spent += family.seconds.get(f"{one.shape.name}-short", 0.0)
         loss = self.workshop.problem.metric.loss
-        hopeful = [pair for pair in sorted(found, key=lambda pair: pair[0].cost) if not _hopeless(pair, found, loss)]
+        ordered = sorted(found, key=lambda pair: pair[0].cost)
+        hopeful = [pair for pair in ordered if not _hopeless(pair, found, loss, _CLEARLY * self.most)]
         scores = {one.shape.name: score for one, score in found}
         names = {one.shape.name for one, _ in hopeful}
         for row in self.shapes:
             score = scores.get(row["name"], math.nan)
             row["short_value"] = score if math.isfinite(score) else None
             if row["name"] in scores and row["name"] not in names:
-                row["dropped"] = "it learns less than a shape that is smaller and faster"
+                less = "it learns less than a shape that is smaller and faster"
+                row["dropped"] = less if math.isfinite(score) else "its training failed"
         return hopeful
 
     def _bisect(self, family: Family, learnt: Sequence[tuple[Screened, float]]) -> None:
-        """Full recoveries, towards the cheapest shape whose file keeps to the budget."""
+        """Full recoveries, towards the cheapest shape whose file keeps to the budget; what missed least learns on.
+
+        Under a limit of size the largest shape comes first: if it does not learn enough, no smaller one will.
+        """
         low, high, left = 0, len(learnt) - 1, _FULL
+        missed: dict[str, tuple[Shape, float]] = {}
         while low <= high and left > 0 and family.clock.left > 0:
-            middle = (low + high) // 2
-            one = learnt[middle][0]
-            passes = family.passes(one.shape, family.clock.left / left)
-            score = family.recover(one.shape, "full", min(_MOST_PASSES, passes))
-            built: list[Built] = []
-            if math.isfinite(score):
-                core = family.core(family.network(one.shape))
-                built = self.treatments.all(one.shape.name, core, one.shape.report)
+            middle = high if left == _FULL and math.isfinite(self.max_bytes) else (low + high) // 2
+            shape = learnt[middle][0].shape
+            drop = self._full(family, shape, "full", family.clock.left / left)
             left -= 1
-            if any(self._inside(candidate) for candidate in built):
+            if drop <= self.most:
                 high = middle - 1
             else:
                 low = middle + 1
+                missed[shape.name] = (shape, drop)
+        near = {name: shape for name, (shape, drop) in missed.items() if drop <= _NEAR * self.most}
+        if near and family.clock.left > _WORTH_IT * family.clock.seconds:
+            nearest = min(near.values(), key=lambda shape: missed[shape.name][1])
+            self._full(family, nearest, "longer", _MOST_OF * family.clock.left)
+
+    def _full(self, family: Family, shape: Shape, stage: str, seconds: float) -> float:
+        """Train a shape for a time, make its candidates, and return the least loss of the metric among them."""
+        score = self._recovered(family, shape, stage, min(_MOST_PASSES, family.passes(shape, seconds)))
+        if not math.isfinite(score):
+            return math.inf
+        name = shape.name if stage == "full" else f"{shape.name}-{stage}"
+        built = self.treatments.all(name, family.core(family.network(shape)), dict(shape.report))
+        losses = [self._drop(candidate) for candidate in built if not candidate.problem]
+        return min((loss for loss in losses if math.isfinite(loss)), default=math.inf)
+
+    def _recovered(self, family: Family, shape: Shape, stage: str, passes: int) -> float:
+        """The shape's metric after a recovery; NaN if it cannot be trained."""
+        try:
+            return family.recover(shape, stage, passes)
+        except (OSError, MemoryError):
+            raise
+        except Exception as error:  # noqa: BLE001 (a plug-in's network or loss raises anything)
+            log.warning("compress: %s cannot be trained: %s: %s", shape.name, type(error).__name__, error)
+            return math.nan
+
+    def _drop(self, candidate: Built) -> float:
+        return self.workshop.problem.metric.loss(self.workshop.built["fp32"].score, candidate.score)
 
     def _inside(self, candidate: Built) -> bool:
-        problem = self.workshop.problem
-        reference = self.workshop.built["fp32"].score
-        return not candidate.problem and problem.metric.loss(reference, candidate.score) <= self.most
+        return not candidate.problem and self._drop(candidate) <= self.most
 
 
-def _row(one: Screened, others: Sequence[Screened], good: Sequence[tuple[int, float]]) -> dict[str, Any]:
-    """What is known of a shape; ``good`` are size and time of files that are in budget already."""
-    dropped = ""
-    if any(size <= one.bytes and time <= one.time for size, time in good):
-        dropped = "the original's own network is in budget, as small and as fast"
-    elif better := [other.shape.name for other in others if _dominates(other, one)]:
-        dropped = f"{better[0]} is as small, as fast, and can hold as much"
-    log.info("compress: %s would have %.1f KiB and %.3f of the time", one.shape.name, one.bytes / 1024, one.time)
-    return {
-        "name": one.shape.name,
-        "network": one.shape.report,
-        "bytes": one.bytes,
-        "time": one.time,
-        "capacity": one.capacity,
-        "dropped": dropped,
-    }
+def _unmeasured(shape: Shape, reason: str) -> dict[str, Any]:
+    nothing = dict.fromkeys(("bytes", "time", "capacity"))
+    return {"name": shape.name, "network": shape.report, "dropped": reason} | nothing
+
+
+def _capacity(core: onnx.ModelProto) -> float:
+    """Parameters times operations of a row."""
+    return describe.parameters(core) * float(describe.macs(core) or 1)
 
 
 def _dominates(other: Screened, one: Screened) -> bool:
@@ -244,14 +316,20 @@ def _dominates(other: Screened, one: Screened) -> bool:
 
 
 def _hopeless(
-    pair: tuple[Screened, float], others: Sequence[tuple[Screened, float]], loss: Callable[[float, float], float]
+    pair: tuple[Screened, float],
+    others: Sequence[tuple[Screened, float]],
+    loss: Callable[[float, float], float],
+    clearly: float,
 ) -> bool:
-    """Whether training went wrong, or a shape that is smaller and faster learnt more in the same time."""
+    """Whether training went wrong, or a shape that is smaller and faster learnt clearly more in as many passes."""
     one, score = pair
     if not math.isfinite(score):
         return True
     return any(
-        other.bytes <= one.bytes and other.time <= one.time and math.isfinite(reached) and loss(reached, score) > 0
+        other.bytes <= one.bytes
+        and other.time <= one.time
+        and math.isfinite(reached)
+        and loss(reached, score) > clearly
         for other, reached in others
         if other is not one
     )

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+#: How :mod:`tasks.compress.treatments` names a method that left some layers in float.
+_FLOAT_LAYERS = re.compile(r"_\d+_float$")
 
 
 @dataclass(frozen=True)
@@ -11,14 +15,27 @@ class Target:
     """A profile.
 
     Attributes:
-        device: of :func:`deploy.runtime.open_session`; None leaves it to ``base.device``.
-        threads: of a session in the race; None leaves it to ``compress.race_threads``.
+        device: of :func:`deploy.runtime.open_session`.
+        threads: of a session there; None leaves it to ``compress.race_threads``.
+        batch_sizes: of the race; None leaves them to ``compress.batch_sizes``.
         refused: method -> why it is no use there.
+        members: the targets that this one stands for in a search for several of them.
     """
 
-    device: str | None = None
+    device: str
     threads: int | None = None
+    batch_sizes: tuple[int, ...] | None = None
     refused: Mapping[str, str] = field(default_factory=dict)
+    members: tuple[Target, ...] = ()
+
+    def refusal(self, method: str) -> str:
+        """Why a candidate of this method is no use there, or nothing; layers left in float do not change that."""
+        return self.refused.get(_FLOAT_LAYERS.sub("", method), "")
+
+    def served(self, tried: Sequence[str], ways: Sequence[str]) -> bool:
+        """Whether each member that takes any of the ways takes one of those tried so far."""
+        open_to = [[way for way in ways if not member.refusal(way)] for member in self.members]
+        return all(not taken or set(taken) & set(tried) for taken in open_to)
 
 
 _CONTRIB = "its operators are onnxruntime's own, which runtimes on devices often lack"
@@ -27,14 +44,22 @@ _INT4 = ("int4_weights", "int4_weights_128")
 _INT8 = ("int8", "int8_percentile", "int8_entropy", "int8_s8s8", "int8_smooth", "int8_dynamic")
 
 TARGETS: Mapping[str, Target] = {
-    "cpu": Target(),
-    "edge": Target(device="cpu", threads=1, refused=dict.fromkeys(_INT4, _CONTRIB)),
-    "cuda": Target(device="cuda", refused=dict.fromkeys((*_INT8, *_INT4), _ON_CPU)),
+    "cpu": Target("cpu"),
+    "edge": Target("cpu", threads=1, batch_sizes=(1,), refused=dict.fromkeys(_INT4, _CONTRIB)),
+    "cuda": Target("cuda", refused=dict.fromkeys((*_INT8, *_INT4), _ON_CPU)),
     "tensorrt": Target(
-        device="tensorrt",
+        "tensorrt",
         refused=dict.fromkeys(
             ("int8", "int8_percentile", "int8_entropy", "int8_dynamic", *_INT4),
             "TensorRT takes symmetric 8-bit numbers only: use int8_s8s8",
         ),
     ),
 }
+
+
+def together(names: Sequence[str]) -> Target:
+    """The profile of one search for several targets: the first one's, that refuses only what all of them refuse."""
+    members = tuple(TARGETS[name] for name in names)
+    first = members[0]
+    refused = {method: why for method, why in first.refused.items() if all(one.refusal(method) for one in members)}
+    return replace(first, refused=refused, members=members)

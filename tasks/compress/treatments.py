@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from functools import partial
@@ -56,6 +58,8 @@ class Treatments:
         loss = self.workshop.problem.metric.loss
         plain = self.workshop.make(network, "", core, lambda: (compact(core), {}), origin)
         built = [plain]
+        if plain.problem or not math.isfinite(plain.score):
+            return built  # nothing made of it can be judged against it
         static_ways = [name for name in self.methods if name in _STATIC]
         for name in self.methods:
             if name not in static_ways:
@@ -64,9 +68,11 @@ class Treatments:
         for name in static_ways:
             found = self._one(network, name, core, origin)
             built.append(found)
-            if not found.problem and (best is None or loss(best.score, found.score) < 0):
+            usable = not found.problem and math.isfinite(found.score)
+            if usable and (best is None or loss(best.score, found.score) < 0):
                 best = found
-            if best is not None and loss(plain.score, best.score) <= self.tolerance:
+            served = self.workshop.target.served([one.method for one in built if not one.problem], static_ways)
+            if best is not None and loss(plain.score, best.score) <= self.tolerance and served:
                 break
         if best is not None and not loss(plain.score, best.score) <= self.tolerance:
             built += self._with_float_layers(core, plain, best.method)
@@ -103,11 +109,13 @@ class Treatments:
             model, report = (result.model, result.report) if isinstance(result, Treated) else (result, {})
             if isinstance(model, onnx.ModelProto):
                 onnx.checker.check_model(model)
-        except (OSError, MemoryError):
+        except MemoryError:
             raise
         except AssayError as error:
             raise Unsuitable(f"{method}: {error.rule}: {error.found}") from error
         except Exception as error:  # the quantizer of onnxruntime and a user's code raise anything
+            if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
+                raise
             raise Unsuitable(f"{method} failed: {type(error).__name__}: {str(error)[:500]}") from error
         if not isinstance(model, onnx.ModelProto) or interface(model) != interface(core):
             found = interface(model) if isinstance(model, onnx.ModelProto) else type(model).__name__
@@ -126,22 +134,29 @@ class Treatments:
 
     def _with_float_layers(self, core: onnx.ModelProto, plain: Built, method: str) -> list[Built]:
         """int8 with the layers that it hurts most left in float, one more each time, until it is good."""
-        from tasks.compress.graph import sensitivity
+        from tasks.compress.graph.sensitivity import damage
 
         problem = self.workshop.problem
         method = method if method != "int8_smooth" else "int8"  # what smoothing divides is not a layer to leave out
-        quantize: Callable[..., Treated] = find(method)
-        damages = [item for item in sensitivity.damage(core, problem.calibration, quantize) if item.damage > 0]
+        quantize = find(method)
+        try:
+            damages = [item for item in damage(core, problem.calibration, quantize) if item.damage > 0]
+        except AssayError as error:
+            log.warning("compress: %s: no layer's damage could be measured: %s", plain.name, error.found)
+            return []
         total = sum(item.damage for item in damages)
         worst = [item.name for item in damages if item.damage > _LEAST_SHARE * total][:_MOST_LAYERS]
         built: list[Built] = []
         kept: list[str] = []
         for name in worst:
             kept = [*kept, name]
+            exclude = tuple(kept)
 
-            def treated(kept: list[str] = kept) -> tuple[onnx.ModelProto, dict[str, Any]]:
-                result = quantize(core, problem.calibration, exclude=kept)
-                return compact(result.model), dict(result.report) | {"kept_in_float_for_quality": kept}
+            def treated(exclude: tuple[str, ...] = exclude) -> tuple[onnx.ModelProto, dict[str, Any]]:
+                model, report = self._treated(
+                    method, core, lambda given: quantize(given, problem.calibration, exclude=exclude)
+                )
+                return model, report | {"kept_in_float_for_quality": list(exclude)}
 
             built.append(self.workshop.make(plain.network, f"{method}_{len(kept)}_float", core, treated, plain.origin))
             if problem.metric.loss(plain.score, built[-1].score) <= self.tolerance:

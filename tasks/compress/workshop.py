@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 #: Gives a treated core and a report of what was done.
 Treat = Callable[[], tuple[onnx.ModelProto, dict[str, Any]]]
 #: Seconds within which any model must load and answer validation.
-_PATIENCE = 600.0
+PATIENCE = 600.0
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ class Workshop:
 
     def path(self, name: str) -> Path:
         """Where the file of a candidate lies."""
-        return self.folder / f"{name}.onnx"
+        return self.folder / "candidates" / f"{name}.onnx"
 
     def make(self, network: str, method: str, core: onnx.ModelProto, treat: Treat, origin: Mapping[str, Any]) -> Built:
         """Make, judge and keep a candidate; a kept one is taken as it is.
@@ -87,7 +87,8 @@ class Workshop:
             origin: how the network was made.
         """
         name = "-".join(part for part in (network, method) if part) or "fp32"
-        kept = self.folder / f"{name}.json"
+        kept = self.path(name).with_suffix(".json")
+        kept.parent.mkdir(exist_ok=True)
         if kept.is_file():
             found = Built(**_with_nan(files.read_json(kept)))
         else:
@@ -102,6 +103,8 @@ class Workshop:
         facts: dict[str, Any] = {"parameters": describe.parameters(core), "macs": describe.macs(core)}
         try:
             treated, facts["report"] = treat()
+            if method == "neurons":  # still float, and smaller: what is left of it counts
+                facts |= {"parameters": describe.parameters(treated), "macs": describe.macs(treated)}
             onnx.save(self.problem.packaged(treated, name), self.path(name))
         except Unsuitable as reason:
             return Built(name, network, method, **facts, problem=str(reason))
@@ -118,7 +121,7 @@ class Workshop:
                 self.problem.sample,
                 self.device,
                 self.threads,
-                seconds=_PATIENCE,
+                seconds=PATIENCE,
             )
         except Crashed as reason:
             return Built(name, network, method, **facts, problem=f"it does not run: {reason}")
@@ -131,7 +134,7 @@ class Workshop:
         """Keep a trained state; its facts last, so that facts without weights never exist."""
         from safetensors.torch import save_file
 
-        contiguous = {key: value.detach().cpu().contiguous() for key, value in state.items()}
+        contiguous = {key: value.detach().cpu().contiguous().clone() for key, value in state.items()}
         save_file(contiguous, self.folder / f"{name}.safetensors")
         files.write_json(self.folder / f"{name}.weights.json", dict(facts))
 

@@ -31,6 +31,8 @@ GRAPH_METHODS = (
 )  # fmt: skip
 METHODS = (*NETWORK_METHODS, *GRAPH_METHODS)
 
+#: Files beside the candidates' own.
+_TAKEN = ("fp32", "model", "original")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.@-]*")
 _REQUIRED = ("learning_rate", "weight_decay")
 _WORKLOAD_METHODS = {
@@ -80,6 +82,8 @@ def shadows(group: str) -> list[str]:
 def _name(group: str, name: str) -> Iterator[str]:
     if not _NAME.fullmatch(name):
         yield f"its name {name!r} must be letters, digits and any of _ . @ -"
+    if group == COMPRESSORS and name in _TAKEN:
+        yield f"its name {name!r} is that of a file which the search writes"
     if name in built_in(group):
         yield f"its name {name!r} is that of a built-in one, which would be taken instead"
 

@@ -96,7 +96,8 @@ def _processor() -> str:
 def versions() -> dict[str, str]:
     """Versions of the packages that can change a result (those installed)."""
     names = ("assay", "torch", "onnx", "onnxruntime", "onnxruntime-gpu", "onnxscript", "numpy", "pandas", "pyarrow",
-             "optuna", "great-expectations", "rtdl_num_embeddings", "safetensors", "prefect", "dvc")  # fmt: skip
+             "optuna", "great-expectations", "rtdl_num_embeddings", "safetensors", "torch-pruning", "prefect",
+             "dvc")  # fmt: skip
     found = {}
     for name in names:
         try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import inspect
 import json
 import shutil
 import sys
@@ -20,7 +21,7 @@ def folder(settings: StageSettings, stage: str, upstream: Path, plugins: Iterabl
         settings: the stage's.
         stage: its name.
         upstream: folder of the stage whose output the work is about.
-        plugins: objects whose source decides the result, besides the core's and the stage's own.
+        plugins: objects whose source decides the result, besides the core's, the server's and the stage's own.
     """
     name = f"{settings.hash[:16]}-{manifest.identity(upstream)[:16]}-{_code(stage, plugins)[:16]}"
     found = settings.scratch / stage / name
@@ -34,7 +35,8 @@ def folder(settings: StageSettings, stage: str, upstream: Path, plugins: Iterabl
 
 def _code(stage: str, plugins: Iterable[object]) -> str:
     core = Path(record.__file__).parent
-    own = [sorted(path.rglob("*.py")) for path in (core, core.parent / stage)]
+    folders = (core, core.parent / stage, core.parents[1] / "deploy")  # what is served scores candidates
+    own = [sorted(path.rglob("*.py")) for path in folders]
     digest = hashlib.sha256(json.dumps(record.versions(), sort_keys=True).encode())
     for path in (path for family in (*own, *map(_sources, plugins)) for path in family):
         digest.update(path.read_bytes())
@@ -43,6 +45,7 @@ def _code(stage: str, plugins: Iterable[object]) -> str:
 
 def _sources(plugin: object) -> list[Path]:
     """The files of the package that a workload or model is written in; a module outside of any is alone."""
-    name = type(plugin).__module__
+    named = plugin if inspect.isroutine(plugin) or isinstance(plugin, type) else type(plugin)
+    name = named.__module__
     path = Path(str(sys.modules[name].__file__))
     return sorted(path.parent.glob("*.py")) if path.name == "__init__.py" or "." in name else [path]

@@ -12,7 +12,7 @@ import operator
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import Field, create_model, model_validator
+from pydantic import AfterValidator, Field, create_model, model_validator
 
 from tasks.core import chosen as named
 from tasks.core import workloads
@@ -28,6 +28,19 @@ _NAME = r"^[a-z0-9][a-z0-9_-]*$"
 Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[int, Field(ge=1)]
 Margin = Annotated[float, Field(gt=0)] | Annotated[str, Field(pattern=r"^[0-9]+(\.[0-9]+)?%$")]
+
+
+def _distinct(names: tuple[str, ...]) -> tuple[str, ...]:
+    if not names or len(set(names)) < len(names):
+        raise ValueError("at least one target, and each once")
+    return names
+
+
+Targets = Annotated[
+    tuple[Literal["cpu", "edge", "cuda", "tensorrt"], ...],
+    Field(json_schema_extra={"minItems": 1, "uniqueItems": True}),
+    AfterValidator(_distinct),  # pydantic's own least length would count an item with a mistake of its own as missing
+]
 
 
 class Base(Section):
@@ -160,7 +173,7 @@ class Pruning(Section):
     """How `structured` takes channels and neurons out."""
 
     shares: Annotated[tuple[Annotated[float, Field(gt=0, lt=1)], ...], Field(min_length=1)] = (0.25, 0.5, 0.75)
-    """Shares of the channels to take out: one candidate each, every one cut out of the one before it."""
+    """Shares of the channels to take out: a smaller network each."""
     importance: Literal["magnitude", "taylor", "hessian"] = "taylor"
     """What makes a channel important: its weights, or the loss's first- or second-order change without it."""
     scope: Literal["global", "layer"] = "layer"
@@ -174,8 +187,9 @@ class Compress(Section):
     """Of networks: structured, depth, student, merge. Of their files: fuse, int8, int8_percentile, int8_entropy,
     int8_s8s8, int8_smooth, int8_dynamic, int8_weights, int4_weights, int4_weights_128, fp16, bf16, fp16_weights,
     magnitude, neurons; and plug-ins."""
-    target: Literal["cpu", "edge", "cuda", "tensorrt"] = "cpu"
-    """Where the model will run: what may be used there, and how the race is run."""
+    targets: Targets = ("cpu",)
+    """Where the model will run: what may be used there, and how the race is run. The first one leads the search, and
+    its choice is `model.onnx`; each other one gets its own choice out of the same candidates."""
     pick: Literal["smallest", "fastest", "balanced"] = "balanced"
     """Which of the candidates in budget is taken; balanced means the least product of relative size and time."""
     budget_minutes: Annotated[float, Field(ge=0)] | None = None

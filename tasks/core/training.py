@@ -92,6 +92,7 @@ def train(
             _step(network, part, loss, optimizer, recipe.dtype)
             schedule.step()
             average.update_parameters(network)
+        del shuffled, part  # the next epoch's copy must not meet this one
         score = evaluate(average.module)
         if not math.isfinite(score):
             raise FloatingPointError(f"the metric on validation is {score} after epoch {epoch}")

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     import numpy as np
     import pyarrow as pa
 
+    from deploy.variants import Variants
     from tasks.core.workloads.contract import Encoder
 
 #: Largest difference between the bundled file's and the verified file's answers.
@@ -26,21 +27,24 @@ def run(settings: StageSettings, inputs: Mapping[str, Path], out: Path) -> Manif
     """Leave the bundle's reproducible files, and publish ``<dist_dir>/<name>/<version>/`` with provenance and hashes.
 
     Raises:
-        NotProven: without an ACCEPT of exactly this model file.
-        IntegrityError: if the bundled file does not answer as the verified one on every test row.
+        NotProven: without an ACCEPT of exactly this model file, and of those of all variants.
+        IntegrityError: if a bundled file does not answer as the verified one on every test row.
     """
     import pyarrow.parquet as pq
 
+    from deploy.variants import Variants
     from tasks.core import original
     from tasks.export import card, contents, provenance
     from tasks.export.publish import publish
 
     base = settings.base
     stages = {stage: manifest.read(settings.artifacts / stage) for stage in ("ingest", *inputs)}
-    _require_accept(inputs, stages["compress"])
+    variants = Variants.read(inputs["compress"])
+    _require_accept(inputs, stages["compress"], variants)
     encoder = original.load_encoder(inputs["tune"])
     rows = pq.read_table(inputs["validate"] / "test.parquet")
-    verified = contents.as_array(pq.read_table(inputs["verify"] / "predictions.parquet")["shipped"])
+    predictions = pq.read_table(inputs["verify"] / "predictions.parquet")
+    verified = contents.as_array(predictions["shipped"])
 
     contents.copy_verified(inputs["compress"], inputs["verify"], out)
     count = settings.own.golden_rows
@@ -49,7 +53,10 @@ def run(settings: StageSettings, inputs: Mapping[str, Path], out: Path) -> Manif
     card.write(out, base, settings.own, stages)
 
     def prove(folder: Path) -> None:
-        _prove_same_answers(folder, encoder, rows, verified, base.device)
+        for one in variants.distinct():
+            column = "shipped" if one is variants.first else f"shipped_{one.target}"
+            answers = contents.as_array(predictions[column])
+            _prove_same_answers(folder / one.folder, encoder, rows, answers, one.device)
 
     digest = contents.digest(out)
     dist = settings.root / base.dist_dir / base.name
@@ -61,7 +68,7 @@ def run(settings: StageSettings, inputs: Mapping[str, Path], out: Path) -> Manif
     return manifest.build("export", settings.hash, inputs, out, roles, {}, {"name": base.name, "digest": digest})
 
 
-def _require_accept(inputs: Mapping[str, Path], compressed: Manifest) -> None:
+def _require_accept(inputs: Mapping[str, Path], compressed: Manifest, variants: Variants) -> None:
     verdict = files.read_json(inputs["verify"] / "verdict.json")
     model = compressed.files["model.onnx"].sha256
     if verdict["verdict"] != "ACCEPT" or verdict["model_sha256"] != model:
@@ -69,6 +76,13 @@ def _require_accept(inputs: Mapping[str, Path], compressed: Manifest) -> None:
             "only a model with an ACCEPT verdict is exported",
             f"{verdict['verdict']} for model {verdict['model_sha256'][:12]}; the chosen file is {model[:12]}",
             "run `dvc repro verify`",
+        )
+    judged = {line["variant"]: line["model_sha256"] for line in verdict["lines"]}
+    chosen = {one.target: compressed.files[one.model].sha256 for one in variants.distinct()}
+    if judged != chosen:
+        differ = sorted(name for name in judged | chosen if judged.get(name) != chosen.get(name))
+        raise NotProven(
+            "each variant that is exported has been judged", f"not the files for {differ}", "run `dvc repro verify`"
         )
 
 

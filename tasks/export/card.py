@@ -8,6 +8,7 @@ from pathlib import Path
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from deploy.signature import Signature
+from deploy.variants import NAME, RULE, Variant, Variants
 from tasks.core import files
 from tasks.core.manifest import Manifest
 from tasks.core.settings import Base, Export
@@ -31,6 +32,8 @@ def write(out: Path, base: Base, settings: Export, stages: Mapping[str, Manifest
         metrics=files.read_json(out / "metrics.json")["metrics"],
         verdict=verdict,
         line=verdict["lines"][0],
+        variants=_variants(out),
+        rule=RULE,
         signature=Signature.read(out / "signature.json"),
         data=stages["validate"].facts,
         model=stages["tune"].facts["model"],
@@ -40,6 +43,11 @@ def write(out: Path, base: Base, settings: Export, stages: Mapping[str, Manifest
         candidates=stages["compress"].facts["candidates"],
     )
     files.write_text(out / "README.md", text)
+
+
+def _variants(out: Path) -> tuple[Variant, ...]:
+    """Those of a bundle for several targets, in the order in which they are tried."""
+    return Variants.read(out).order if (out / NAME).is_file() else ()
 
 
 def _cell(value: object) -> str:

@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from deploy import variants
 from deploy.signature import Signature
+from deploy.variants import Variants
 from tasks.core import files
 from tasks.core.manifest import Manifest
 
@@ -31,9 +33,13 @@ def digest(folder: Path, apart_from: Collection[str] = ()) -> str:
 
 
 def copy_verified(compressed: Path, verified: Path, out: Path) -> None:
-    """Copy the model, its signature and the verdict."""
+    """Copy the model, its signature and the verdict; and where there are several targets, their variants."""
     for source in (compressed / "model.onnx", compressed / "signature.json", verified / "verdict.json"):
         shutil.copyfile(source, out / source.name)
+    if len(Variants.read(compressed).order) > 1:
+        shutil.copyfile(compressed / variants.NAME, out / variants.NAME)
+        if (compressed / "variants").is_dir():
+            shutil.copytree(compressed / "variants", out / "variants")
 
 
 def as_array(column: pa.ChunkedArray) -> np.ndarray:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import asdict
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +15,6 @@ from tasks.core.manifest import Manifest
 from tasks.core.stage import StageSettings
 
 if TYPE_CHECKING:
-    from tasks.core.metrics import Metric
     from tasks.verify.bootstrap import Comparison
     from tasks.verify.evidence import Evidence
     from tasks.verify.judge import Judgement
@@ -23,6 +22,8 @@ if TYPE_CHECKING:
 
 def run(settings: StageSettings, inputs: Mapping[str, Path], out: Path) -> Manifest:
     """Leave ``predictions.parquet`` (row, label, original, shipped) and ``verdict.json``, and the pipeline's metrics.
+
+    Each variant of ``compress`` is judged alike; the verdict is an ACCEPT only if it is one of each.
 
     ``<artifacts>/metrics.json`` gathers the flat metrics of all stages; it is written only with an ACCEPT.
 
@@ -36,42 +37,61 @@ def run(settings: StageSettings, inputs: Mapping[str, Path], out: Path) -> Manif
 
     reports.forget_rejected(settings.artifacts, "verify")
     found = gather.collect(settings, inputs)
-    log.info("verify: %d test rows answered, the exported file on %s", len(found.labels), found.provider)
-    if len(found.labels) == len(found.original) == len(found.shipped):
+    for one in found:
+        log.info("verify: %d test rows answered, the file for %s on %s", len(one.labels), one.variant, one.provider)
+    if all(len(one.labels) == len(one.original) == len(one.shipped) for one in found):
         pq.write_table(gather.predictions(found), out / "predictions.parquet")
-    judgement, comparison, margin = _judge(settings, found)
-    verdict = _verdict(settings, judgement, comparison, found, margin)
-    verdict["model_sha256"] = manifest.read(inputs["compress"]).files["model.onnx"].sha256
-    files.write_json(out / "verdict.json", verdict)
+    judged = [_judge(settings, one) for one in found]
+    judgement = _of_all(judged)
+    files.write_json(out / "verdict.json", _verdict(settings, judgement, judged))
     log.info("verify: %s: %s", judgement.verdict, judgement.reason)
-    if judgement.verdict != "ACCEPT" or comparison is None:
+    if judgement.verdict != "ACCEPT":
         kept = reports.publish_rejected(settings.artifacts, "verify", out)
         raise NotProven(
             "the exported model must be shown to be as good as the original",
             f"{judgement.verdict}: {judgement.reason}",
             f"read {kept / 'verdict.json'}; give more test rows, a wider verify.margin, or fewer compress.methods",
         )
-    metrics = _metrics(comparison, found.metric)
+    metrics: dict[str, float] = {}
+    for index, each in enumerate(judged):
+        metrics |= _metrics(each, f"verify.{each.evidence.variant}" if index else "verify")
     _gather_metrics(settings.artifacts, inputs, metrics)
     roles = {"predictions.parquet": "predictions", "verdict.json": "verdict"}
     return manifest.build("verify", settings.hash, inputs, out, roles, metrics, {"verdict": judgement.verdict})
 
 
-def _judge(settings: StageSettings, found: Evidence) -> tuple[Judgement, Comparison | None, float | None]:
-    """The judgement, what it rests on, and the margin in the metric's unit."""
+@dataclass(frozen=True)
+class _Judged:
+    """A variant's judgement, and what it rests on; an anomaly has no comparison. The margin is in the metric's unit."""
+
+    evidence: Evidence
+    judgement: Judgement
+    comparison: Comparison | None = None
+    margin: float | None = None
+
+
+def _of_all(judged: Sequence[_Judged]) -> Judgement:
+    """The first variant's judgement, or the first one that is no ACCEPT."""
+    worst = next((one for one in judged if one.judgement.verdict != "ACCEPT"), judged[0])
+    if worst is judged[0]:
+        return worst.judgement
+    return replace(worst.judgement, reason=f"{worst.evidence.variant}: {worst.judgement.reason}")
+
+
+def _judge(settings: StageSettings, found: Evidence) -> _Judged:
     from tasks.core.margins import absolute
     from tasks.verify import bootstrap, judge
 
     own = settings.own
     if anomaly := _anomaly(found):
-        return judge.Judgement("ANOMALOUS", anomaly), None, None
+        return _Judged(found, judge.Judgement("ANOMALOUS", anomaly))
     comparison = bootstrap.compare(
         found.metric, found.labels, found.original, found.shipped, own.confidence, own.resamples, settings.base.seed
     )
     margin = absolute(own.margin, found.metric, comparison.original)
     most_gain = absolute(own.max_gain, found.metric, comparison.original) * (1 if own.max_gain else _TIMES)
     judgement = judge.judge(comparison, margin, most_gain, own.confidence, found.metric)
-    return judgement, comparison, margin
+    return _Judged(found, judgement, comparison, margin)
 
 
 #: A gain of so many usual margins is implausible, where params say nothing else.
@@ -94,30 +114,37 @@ def _anomaly(found: Evidence) -> str:
     return ""
 
 
-def _verdict(
-    settings: StageSettings,
-    judgement: Judgement,
-    comparison: Comparison | None,
-    found: Evidence,
-    margin: float | None,
-) -> dict[str, Any]:
+def _verdict(settings: StageSettings, judgement: Judgement, judged: Sequence[_Judged]) -> dict[str, Any]:
+    """``verdict.json``: a line for each variant that could be compared; all else is about the first one."""
     from tasks.verify import evidence as gather
 
-    lines = []
-    if comparison is not None:
-        figures = {key: _finite(value) for key, value in asdict(comparison).items()}
-        line = {key: figures[key] for key in ("original", "original_interval", "shipped", "shipped_interval", "drop")}
-        line |= {"metric": found.metric.name, "lower": figures["lower"], "bound": figures["upper"], "margin": margin}
-        lines.append(line | {"n": comparison.n, "verdict": judgement.verdict, "reason": judgement.reason})
+    first = judged[0]
     return {
         "verdict": judgement.verdict,
         "reason": judgement.reason,
-        "lines": lines,
-        "figures": {} if comparison is None else _all_finite(gather.figures(found)),
+        "lines": [_line(one, one.comparison) for one in judged if one.comparison is not None],
+        "figures": {} if first.comparison is None else _all_finite(gather.figures(first.evidence)),
         "confidence": settings.own.confidence,
         "resamples": settings.own.resamples,
         "method": "paired percentile bootstrap over rows, one-sided bound on the loss",
-        "provider": found.provider,
+        "provider": first.evidence.provider,
+        "model_sha256": first.evidence.model_sha256,
+    }
+
+
+def _line(judged: _Judged, comparison: Comparison) -> dict[str, Any]:
+    figures = {key: _finite(value) for key, value in asdict(comparison).items()}
+    kept = ("original", "original_interval", "shipped", "shipped_interval", "drop", "lower", "n")
+    evidence = judged.evidence
+    return {key: figures[key] for key in kept} | {
+        "metric": evidence.metric.name,
+        "bound": figures["upper"],
+        "margin": judged.margin,
+        "verdict": judged.judgement.verdict,
+        "reason": judged.judgement.reason,
+        "variant": evidence.variant,
+        "model_sha256": evidence.model_sha256,
+        "provider": evidence.provider,
     }
 
 
@@ -132,13 +159,16 @@ def _finite(value: Any) -> Any:
     return value if math.isfinite(value) else None
 
 
-def _metrics(comparison: Comparison, metric: Metric) -> dict[str, float]:
+def _metrics(judged: _Judged, prefix: str) -> dict[str, float]:
+    comparison, name = judged.comparison, judged.evidence.metric.name
+    if comparison is None:
+        return {}
     return {
-        f"verify.original_{metric.name}": comparison.original,
-        f"verify.shipped_{metric.name}": comparison.shipped,
-        f"verify.{metric.name}_drop": comparison.drop,
-        f"verify.{metric.name}_drop_bound": comparison.upper,
-        "verify.rows": comparison.n,
+        f"{prefix}.original_{name}": comparison.original,
+        f"{prefix}.shipped_{name}": comparison.shipped,
+        f"{prefix}.{name}_drop": comparison.drop,
+        f"{prefix}.{name}_drop_bound": comparison.upper,
+        f"{prefix}.rows": comparison.n,
     }
 
 

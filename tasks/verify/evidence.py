@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from deploy.variants import Variants
 from tasks.core import devices, manifest, original, scoring
 from tasks.core.metrics import Metric, class_recalls, find, usual
 from tasks.core.stage import StageSettings
@@ -18,9 +19,11 @@ from tasks.core.stage import StageSettings
 
 @dataclass(frozen=True)
 class Evidence:
-    """Answers of both models to the same rows.
+    """Answers of the original and of one exported file to the same rows.
 
     Attributes:
+        variant: the target that the file is for.
+        model_sha256: hash of the file.
         rows: numbers of the rows in the snapshot, [n].
         labels: the target, [n].
         original: answers of the original, [n, ...].
@@ -31,6 +34,8 @@ class Evidence:
         provider: what ran the exported file.
     """
 
+    variant: str
+    model_sha256: str
     rows: pa.ChunkedArray
     labels: np.ndarray
     original: np.ndarray
@@ -41,39 +46,50 @@ class Evidence:
     provider: str
 
 
-def collect(settings: StageSettings, inputs: Mapping[str, Path]) -> Evidence:
-    """Score test with both models, the exported one in a process of its own.
+def collect(settings: StageSettings, inputs: Mapping[str, Path]) -> list[Evidence]:
+    """Score test with the original and with each variant, the first one first, on its device in a process of its own.
 
     Raises:
         IntegrityError: if the exported model cannot be scored.
         MachineError: if the device or the disk refuses.
     """
     base, facts = settings.base, manifest.read(inputs["validate"]).facts
+    hashes = manifest.read(inputs["compress"]).files
     rows = pq.read_table(inputs["validate"] / "test.parquet")
     model = original.load(inputs["tune"], devices.prepare(base))
-    exported = scoring.score_exported(inputs["compress"], model.encoder, rows, base.device)
-    return Evidence(
-        rows["row"],
-        model.encoder.labels(rows),
-        model.predict(rows),
-        exported.answers,
-        find(original.metric_name(base, facts["task"]), facts["task"]),
-        facts["task"],
-        tuple(facts["classes"]),
-        exported.provider,
-    )
+    labels, answers = model.encoder.labels(rows), model.predict(rows)
+    found = []
+    for variant in Variants.read(inputs["compress"]).distinct():
+        exported = scoring.score_exported(inputs["compress"] / variant.folder, model.encoder, rows, variant.device)
+        one = Evidence(
+            variant.target,
+            hashes[variant.model].sha256,
+            rows["row"],
+            labels,
+            answers,
+            exported.answers,
+            find(original.metric_name(base, facts["task"]), facts["task"]),
+            facts["task"],
+            tuple(facts["classes"]),
+            exported.provider,
+        )
+        found.append(one)
+    return found
 
 
-def predictions(found: Evidence) -> pa.Table:
-    """row (int64), label, and what each model answered: a value, or a list of them, a row."""
-    return pa.table(
-        {
-            "row": found.rows,
-            "label": pa.array(found.labels),
-            "original": as_column(found.original),
-            "shipped": as_column(found.shipped),
-        }
-    )
+def predictions(variants: Sequence[Evidence]) -> pa.Table:
+    """row (int64), label, and what each model answered: a value, or a list of them, a row.
+
+    The first variant's answers are ``shipped``, those of another one ``shipped_<target>``.
+    """
+    first = variants[0]
+    columns = {
+        "row": first.rows,
+        "label": pa.array(first.labels),
+        "original": as_column(first.original),
+        "shipped": as_column(first.shipped),
+    }
+    return pa.table(columns | {f"shipped_{one.variant}": as_column(one.shipped) for one in variants[1:]})
 
 
 def as_column(answers: np.ndarray) -> pa.Array:

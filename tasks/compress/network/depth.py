@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable, Sequence
 
 import torch
@@ -20,7 +21,8 @@ def removable(network: nn.Module, example: Sequence[Tensor]) -> list[str]:
 
     def watch(name: str) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
         def hook(block: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-            same = len(inputs) == 1 and isinstance(output, Tensor) and inputs[0].shape == output.shape
+            tensors = len(inputs) == 1 and isinstance(inputs[0], Tensor) and isinstance(output, Tensor)
+            same = tensors and inputs[0].shape == output.shape
             if same and name not in found and any(value.ndim > 1 for value in block.parameters()):
                 found.append(name)
 
@@ -53,7 +55,7 @@ def without(network: nn.Module, blocks: Sequence[str]) -> nn.Module:
 def by_damage(
     network: nn.Module, blocks: Sequence[str], evaluate: Callable[[nn.Module], float], loss: Callable[[float], float]
 ) -> dict[str, float]:
-    """For each block the metric's loss when it alone is left out, the least first.
+    """For each block the metric's loss when it alone is left out, the least first; infinite if no answer is finite.
 
     Args:
         network: trained.
@@ -61,5 +63,10 @@ def by_damage(
         evaluate: network -> metric.
         loss: metric -> how much worse than the whole network's.
     """
-    damage = {name: loss(evaluate(without(network, [name]))) for name in blocks}
+    damage = {}
+    for name in blocks:
+        try:
+            damage[name] = loss(evaluate(without(network, [name])))
+        except FloatingPointError:
+            damage[name] = math.inf
     return dict(sorted(damage.items(), key=lambda item: item[1]))

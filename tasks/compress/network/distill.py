@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from tasks.core.log import progress
-from tasks.core.training import Batch, Recipe, Trained, train
+from tasks.core.training import Batch, Recipe, train
 from tasks.core.workloads.losses import logits_of
 
 if TYPE_CHECKING:
@@ -36,12 +36,18 @@ class Lessons:
     """What students learn from: one or more passes over train, each with the teacher's answers.
 
     Attributes:
-        passes: for each pass its tensors, equal in length; what they hold is up to ``loss``.
-        loss: (student, slice of the tensors of a pass) -> scalar.
+        pool: tensors equal in length, the passes one after the other; what they hold is up to ``loss``.
+        passes: number of passes in the pool.
+        loss: (student, slice of the pool) -> scalar.
     """
 
-    passes: Sequence[Batch]
+    pool: Batch
+    passes: int
     loss: Callable[[nn.Module, Batch], Tensor]
+
+    def first(self, passes: int) -> Batch:
+        """The first passes."""
+        return tuple(part[: len(part) // self.passes * passes] for part in self.pool)
 
 
 def prepare(
@@ -51,6 +57,8 @@ def prepare(
     teachers: Sequence[nn.Module],
     examples: Batch,
     dtype: Any,
+    task: str,
+    seed: int,
     seconds: float = math.inf,
 ) -> Lessons:
     """Let the teachers (their logits averaged) answer train.
@@ -65,12 +73,15 @@ def prepare(
         teachers: trained networks, on the examples' device.
         examples: of :meth:`Workload.examples`.
         dtype: of the teachers' matrix products; None for float32.
+        task: ``binary``, ``multiclass``, ``regression`` or ``ranking``.
+        seed: of the augmentation.
         seconds: that answering should take; the first pass is made whatever it takes.
     """
+    torch.manual_seed(seed)
     own = getattr(workload, "distillation_loss", None)
     if own is not None:
         teacher = teachers[0].eval()
-        return Lessons([examples], lambda student, batch: own(student, teacher, batch, encoder, tune))
+        return Lessons(examples, 1, lambda student, batch: own(student, teacher, batch, encoder, tune))
     began = time.monotonic()
     first = _answered(workload, encoder, tune, teachers, examples, dtype)
     second = _answered(workload, encoder, tune, teachers, tuple(part[:_BATCH] for part in examples), dtype)
@@ -78,24 +89,27 @@ def prepare(
     affordable = (_MOST_BYTES // max(1, sum(part.nbytes for part in first)), seconds / (time.monotonic() - began))
     more = int(min(_VIEWS, *affordable)) - 1 if augmented else 0
     others = [_answered(workload, encoder, tune, teachers, examples, dtype) for _ in range(more)]
-    return Lessons([first, *others], _imitation(getattr(encoder, "task", "")))
+    pool = tuple(torch.cat(parts) for parts in zip(first, *others, strict=True)) if others else first
+    return Lessons(pool, 1 + more, _imitation(task))
 
 
 def teach(
     network: nn.Module, lessons: Lessons, recipe: Recipe, evaluate: Callable[[nn.Module], float], seed: int
-) -> Trained:
-    """Train a network on ``recipe.epochs`` passes, and put the averaged weights into it.
+) -> tuple[float, int]:
+    """Train a network on about ``recipe.epochs`` passes, never more, and put the averaged weights into it.
+
+    Returns:
+        Its score, and the passes that were made.
 
     Raises:
         FloatingPointError: if training diverges.
     """
-    views = lessons.passes[: recipe.epochs]
-    pool = tuple(torch.cat(parts) for parts in zip(*views, strict=True)) if len(views) > 1 else views[0]
-    epochs = max(1, round(recipe.epochs / len(views)))
+    views = min(lessons.passes, recipe.epochs)
+    epochs = recipe.epochs // views
     trained = train(
         network,
         replace(recipe, epochs=epochs),
-        pool,
+        lessons.first(views),
         lessons.loss,
         evaluate,
         seed,
@@ -103,7 +117,7 @@ def teach(
     )
     network.load_state_dict(trained.state)
     network.eval()
-    return trained
+    return trained.score, epochs * views
 
 
 class Ensemble(nn.Module):

@@ -81,11 +81,15 @@ class Family:
         rows = pq.read_table(inputs["validate"] / "train.parquet")
         self.examples: Batch = tuple(part.to(self.device) for part in self.workload.examples(self.encoder, rows))
         self.inputs = self.encoder.encode(problem.validation)
-        self.training_seconds = self._pass_seconds(self.original.network, self.examples, self._loss) * self.tune.epochs
+        one_pass = self._pass_seconds(self.original.network, self.examples, self._loss)
+        #: About what one training of the original takes on this machine now: a few steps were timed.
+        self.training_seconds = one_pass * self.tune.epochs
         minutes = self.own.budget_minutes
         self.clock = Clock(
             workshop.folder / "clock.json", _TRAININGS * self.training_seconds if minutes is None else 60 * minutes
         )
+        #: What each recovery took, by shape and stage.
+        self.seconds: dict[str, float] = {}
         self._networks: dict[str, nn.Module] = {}
 
     # What relatives there are.
@@ -104,15 +108,14 @@ class Family:
     def _structured(self) -> list[Shape]:
         """Cut by the dependency graph, or by the model's own way, which may find something to leave out at share 0."""
         reduces = hasattr(self.model, "reduced")
-        shares = [0.0] * reduces + sorted(self.own.pruning.shares)
         shapes = []
-        for before, share in zip((0.0, *shares), shares, strict=False):
+        for share in [0.0] * reduces + sorted(self.own.pruning.shares):
             report = {"method": "structured", "share": share}
-            build = functools.partial(self._reduced if reduces else self._cut, before, share, report)
-            shapes.append(Shape(_structured_name(share), build, fresh=False, report=report))
+            build = functools.partial(self._reduced if reduces else self._cut, share, report)
+            shapes.append(Shape(f"structured-{100 * share:g}", build, fresh=False, report=report))
         return shapes
 
-    def _reduced(self, _before: float, share: float, report: dict[str, Any]) -> nn.Module:
+    def _reduced(self, share: float, report: dict[str, Any]) -> nn.Module:
         """By the model's own way."""
         values, network = self.model.reduced(  # type: ignore[attr-defined]  # the caller looked
             self.original.network, self.encoder, self.values, 1 - share, self.examples
@@ -121,19 +124,11 @@ class Family:
         smaller: nn.Module = network.to(self.device)
         return smaller
 
-    def _cut(self, before: float, share: float, report: dict[str, Any]) -> nn.Module:
-        """Out of the network of the share before, once that has recovered; else out of the original."""
-        earlier = self._networks.get(_structured_name(before))
-        relative = share if earlier is None else 1 - (1 - share) / (1 - before)
-        pruning = self.own.pruning
+    def _cut(self, share: float, report: dict[str, Any]) -> nn.Module:
+        """By the dependency graph."""
+        pruning, lessons = self.own.pruning, self.lessons
         smaller, kept = structured.cut(
-            self.original.network if earlier is None else earlier,
-            self._example(),
-            relative,
-            pruning.importance,
-            pruning.scope,
-            self.lessons.passes[0],
-            self.lessons.loss,
+            self.original.network, self._example(), share, pruning.importance, pruning.scope, lessons.pool, lessons.loss
         )
         report |= {"importance": pruning.importance, "scope": pruning.scope, "kept": kept}
         return smaller
@@ -149,7 +144,7 @@ class Family:
         order = list(damage)
         shapes = []
         for count in sorted({max(1, len(order) // 2), len(order)}):
-            report = {"method": "depth", "without": order[:count], "damage_alone": damage}
+            report = {"method": "depth", "without": order[:count], "damage_alone": _finite(damage)}
             build = functools.partial(depth.without, self.original.network, order[:count])
             shapes.append(Shape(f"depth-{count}", build, fresh=False, report=report))
         return shapes
@@ -162,7 +157,7 @@ class Family:
             count = sum(value.numel() for value in self.model.build(self.encoder, values).parameters())
             name = f"student-{count / 1000:.0f}k"
             name = name if name not in shapes else f"{name}-{len(shapes)}"
-            report = {"method": "student", "values": _plain(values)}
+            report = {"method": "student", "values": _plain(values), "parameters": count}
             shapes[name] = Shape(name, functools.partial(self._student, values), fresh=True, report=report)
         return list(shapes.values())
 
@@ -172,6 +167,10 @@ class Family:
         return network
 
     # How they learn.
+
+    def prepare(self) -> None:
+        """Let the teachers answer train, once."""
+        log.info("compress: the original answered train in %d passes", self.lessons.passes)
 
     @functools.cached_property
     def lessons(self) -> distill.Lessons:
@@ -183,6 +182,8 @@ class Family:
             self.teachers,
             self.examples,
             self.dtype,
+            self.problem.task,
+            self.seed,
             _ANSWERING * self.clock.left,
         )
         self.clock.save()
@@ -220,19 +221,24 @@ class Family:
         """
         network = self.network(shape)
         kept = self.workshop.weights(f"{shape.name}-{stage}")
-        if kept is not None:
+        if kept is not None and _fits(network, kept[0]):
             state, facts = kept
             network.load_state_dict(state)
             shape.report.update(facts["report"])
+            self.seconds[f"{shape.name}-{stage}"] = float(facts["seconds"])
             return float(facts["score"])
+        began = time.monotonic()
+        self.clock.save()
         log.info("compress: %s learns: %d passes, %.0f s left", shape.name, passes, self.clock.left)
         try:
             score = self._taught(network, shape, passes)
         except FloatingPointError as reason:
             log.warning("compress: %s: %s", shape.name, reason)
             return math.nan
+        seconds = time.monotonic() - began
+        self.seconds[f"{shape.name}-{stage}"] = seconds
         self.workshop.keep_weights(
-            f"{shape.name}-{stage}", network.state_dict(), {"score": score, "report": shape.report}
+            f"{shape.name}-{stage}", network.state_dict(), {"score": score, "report": shape.report, "seconds": seconds}
         )
         self.clock.save()
         log.info("compress: %s: %s %.5f on validation", shape.name, self.problem.metric.name, score)
@@ -242,12 +248,16 @@ class Family:
         """Train in place; a network that was better before, as one made in closed form may be, stays as it was."""
         before = self.evaluate(network)
         state = copy.deepcopy(network.state_dict())
-        trained = distill.teach(network, self.lessons, self._recipe(shape, passes), self.evaluate, self.seed)
-        if self.problem.metric.loss(before, trained.score) > 0:
+        try:
+            score, made = distill.teach(network, self.lessons, self._recipe(shape, passes), self.evaluate, self.seed)
+        except FloatingPointError:
+            network.load_state_dict(state)
+            raise
+        if self.problem.metric.loss(before, score) > 0:
             network.load_state_dict(state)
             return before
-        shape.report["passes"] = shape.report.get("passes", 0) + passes
-        return trained.score
+        shape.report["passes"] = shape.report.get("passes", 0) + made
+        return score
 
     def network(self, shape: Shape) -> nn.Module:
         """The shape's network as far as it has learnt."""
@@ -258,7 +268,7 @@ class Family:
     def passes(self, shape: Shape, seconds: float) -> int:
         """How many passes over train fit into a time, at least one."""
         lessons = self.lessons
-        return max(1, int(seconds / self._pass_seconds(self.network(shape), lessons.passes[0], lessons.loss)))
+        return max(1, int(seconds / self._pass_seconds(self.network(shape), lessons.first(1), lessons.loss)))
 
     def _recipe(self, shape: Shape, passes: int) -> Recipe:
         rate = float(self.values.get("learning_rate", _LEARNING_RATE))
@@ -270,19 +280,22 @@ class Family:
     def _pass_seconds(
         self, network: nn.Module, examples: Batch, loss: Callable[[nn.Module, Batch], torch.Tensor]
     ) -> float:
-        """Seconds of one pass, from a few steps of a copy."""
+        """Seconds of one pass with its figure on validation, from a few steps of a copy."""
         count = min(self.tune.batch_size, len(examples[0]))
         part = tuple(tensor[:count] for tensor in examples)
         recipe = Recipe(_LEARNING_RATE, 0.0, 1, count, self.dtype)
         trial = copy.deepcopy(network)
 
-        def steps(number: int) -> float:
+        def seconds(steps: int) -> float:
             began = time.perf_counter()
-            train(trial, replace(recipe, epochs=number), part, loss, lambda _: 0.0, self.seed, lambda *_: None)
+            train(trial, replace(recipe, epochs=steps), part, loss, lambda _: 0.0, self.seed, lambda *_: None)
             return time.perf_counter() - began
 
-        steps(_WARM_UP_STEPS)
-        return steps(_TIMED_STEPS) / _TIMED_STEPS * max(1, len(examples[0]) // count)
+        seconds(_WARM_UP_STEPS)
+        began = time.perf_counter()
+        self.evaluate(network)
+        judging = time.perf_counter() - began
+        return seconds(_TIMED_STEPS) / _TIMED_STEPS * max(1, len(examples[0]) // count) + judging
 
     def _loss(self, network: nn.Module, batch: Batch) -> torch.Tensor:
         return self.workload.loss(network, batch, self.encoder, self.tune)
@@ -320,7 +333,7 @@ class Family:
             [network.state_dict() for network in candidates], evaluate, self.problem.metric.loss
         )
         log.info("compress: a soup of %d of %d checkpoints, %.5f", len(members), len(candidates), score)
-        if len(members) == 1:
+        if len(members) == 1 or self.problem.metric.loss(self.evaluate(self.original.network), score) > 0:
             return None
         evaluate(state)
         return mixed.eval(), {"method": "merge", "checkpoints": [self.checkpoints[i]["file"] for i in members]}
@@ -346,13 +359,19 @@ def _estimate_norms(
     network.eval()
 
 
-def _structured_name(share: float) -> str:
-    return f"structured-{100 * share:g}"
-
-
 def _tune_section(raw: Mapping[str, Any]) -> Tune:
     """The settings that the original was trained with, without its hyperparameters, which are chosen by now."""
     return Tune.model_validate_json(json.dumps({key: value for key, value in raw.items() if key != "space"}))
+
+
+def _fits(network: nn.Module, state: Mapping[str, torch.Tensor]) -> bool:
+    """Whether kept weights are of this very shape: rebuilding it may have come out otherwise."""
+    own = network.state_dict()
+    return own.keys() == state.keys() and all(value.shape == state[name].shape for name, value in own.items())
+
+
+def _finite(values: Mapping[str, float]) -> dict[str, float | None]:
+    return {name: value if math.isfinite(value) else None for name, value in values.items()}
 
 
 def _plain(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -99,11 +99,15 @@ def _gradients(network: nn.Module, criterion: Any, importance: str, batch: Batch
             if value.grad is None:  # what the loss does not read has no importance
                 value.grad = torch.zeros_like(value)
         return
-    criterion.zero_grad()
+    squares = {value: torch.zeros_like(value) for value in network.parameters()}
     for row in range(len(rows[0])):
         network.zero_grad()
         loss(network, tuple(part[row : row + 1] for part in rows)).backward()  # type: ignore[no-untyped-call]
-        criterion.accumulate_grad(network)
+        for value, total in squares.items():
+            if value.grad is not None:
+                total.add_(value.grad.square())
+    criterion._accu_grad = squares  # its own way of adding them up keeps the last row alone
+    criterion._counter = dict.fromkeys(squares, len(rows[0]))
 
 
 def _layers(network: nn.Module) -> list[tuple[str, nn.Module]]:
@@ -148,4 +152,4 @@ def _same_answers(network: nn.Module, smaller: nn.Module, example: Sequence[Tens
 
 
 def _reason(name: str, outputs: set[str]) -> str:
-    return "its outputs are answers" if name in outputs else "too narrow to take a whole block of channels from"
+    return "its outputs are answers" if name in outputs else "no whole block of its channels could go"

@@ -31,15 +31,13 @@ def of(values: Mapping[str, Any]) -> list[dict[str, Any]]:
         smaller = tuple(_rounded(min(width, cap) * share, block) for width in widths[:depth])
         shape = (_rounded(stem * share / narrow, block), smaller, count)
         found[shape] = {**values, "width": shape[0], "widths": smaller, "stages": depth, "blocks": count}
-    own = (stem, tuple(widths), int(values["blocks"]))
-    found = {
-        shape: {**one, "first_stride": 2, "dropout": 0.0} for shape, one in found.items() if shape != own or stride == 1
-    }
-    return sorted(found.values(), key=_weights, reverse=True)
+    whole = _weights({"width": stem, "widths": widths, "blocks": int(values["blocks"])})
+    smaller_ones = [one for one in found.values() if _weights(one) < whole]
+    return sorted(({**one, "first_stride": 2, "dropout": 0.0} for one in smaller_ones), key=_weights, reverse=True)
 
 
 def _rounded(width: float, block: int) -> int:
-    return max(block, round(width / block) * block)
+    return max(block, int(width / block) * block)
 
 
 def _weights(values: Mapping[str, Any]) -> int:
