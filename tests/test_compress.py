@@ -139,7 +139,7 @@ def test_every_candidate_answers_raw_rows_by_the_same_signature(tiny: Path, tmp_
 
 def test_every_candidate_is_described_by_what_was_measured(tiny: Path) -> None:
     compressed = tiny / "artifacts" / "compress"
-    fp32, int8 = files.read_json(compressed / "candidates.json")
+    fp32, int8 = files.read_json(tiny / "artifacts" / "runs" / "candidates.json")
     core = (fp32["parameters"], fp32["macs"])
     assert core == (int8["parameters"], int8["macs"])
     assert 5_000 < core[0] < core[1] * 2
@@ -155,11 +155,13 @@ def test_every_candidate_is_described_by_what_was_measured(tiny: Path) -> None:
 
 
 def test_times_are_measured_for_every_batch_size(tiny: Path) -> None:
-    for row in files.read_json(tiny / "artifacts" / "compress" / "candidates.json"):
+    for row in files.read_json(tiny / "artifacts" / "runs" / "candidates.json"):
         assert set(row["latency"]) == {"1", "64"}
         for found in row["latency"].values():
             assert 0 < found["p50_ms"] <= found["p99_ms"]
             assert found["ratio_low"] <= found["ratio"] <= found["ratio_high"]
+    for row in files.read_json(tiny / "artifacts" / "compress" / "candidates.json"):
+        assert row.keys().isdisjoint({"time", "latency", "peak_mib", "front"}), "an output differs from run to run"
     measured = files.read_json(tiny / "artifacts" / "runs" / "compress.json")["measured"]
     assert measured["providers"] == {"fp32": "CPUExecutionProvider", "int8": "CPUExecutionProvider"}
 

@@ -34,7 +34,7 @@ def settings(root: Path, **own: Any) -> Any:
 
 
 def rows(root: Path) -> dict[str, Any]:
-    return {row["name"]: row for row in files.read_json(root / "artifacts" / "compress" / "candidates.json")}
+    return {row["name"]: row for row in files.read_json(root / "artifacts" / "runs" / "candidates.json")}
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +65,7 @@ def test_what_was_chosen_goes_through_the_gate_and_into_a_bundle(searched: Path)
 
 
 def test_every_shape_that_was_looked_at_is_told_with_its_fate(searched: Path) -> None:
-    shapes = files.read_json(searched / "artifacts" / "compress" / "shapes.json")
+    shapes = files.read_json(searched / "artifacts" / "runs" / "shapes.json")
     names = {row["name"] for row in shapes}
     trained = {row["name"] for row in shapes if row.get("short_value") is not None}
     assert trained

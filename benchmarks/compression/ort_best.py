@@ -28,21 +28,30 @@ _BATCH_SIZES = (1, 64)
 
 def quantize(given: peer.Given) -> tuple[onnx.ModelProto, dict[str, Any]]:
     """The chosen file, and what was tried."""
-    original, tried = given.score(given.model), {}
+    original = given.score(given.model)
+    tried: dict[str, dict[str, float]] = {}
+    failed: dict[str, str] = {}
     with tempfile.TemporaryDirectory() as folder:
         paths = {"fp32": given.model}
         for setting in (Setting(*names) for names in product(METHODS, OPERATORS)):
             name = f"{setting.method}, {setting.operators}"
+            try:
+                quantized = setting.quantize(given.model, given.calibration)
+            except ValueError as error:  # a histogram of missing values, for example
+                failed[name] = str(error)
+                continue
             paths[name] = Path(folder) / f"{name}.onnx"
-            onnx.save(setting.quantize(given.model, given.calibration), paths[name])
+            onnx.save(quantized, paths[name])
             tried[name] = {"validation": given.score(paths[name])}
         sample = given.validation.first(max(_BATCH_SIZES)).inputs
         laps = race(paths, "fp32", sample, _BATCH_SIZES, _ROUNDS, 1, "cpu").laps
         for name, found in tried.items():
             found["ratio"] = math.sqrt(math.prod(laps[name][batch].ratio for batch in _BATCH_SIZES))
             found["loss"] = given.metric.loss(original, found["validation"])
+        if not tried:
+            raise RuntimeError(f"no setting gives a file: {failed}")
         chosen = _choose(tried)
-        return onnx.load(paths[chosen]), {"chosen": chosen, "tried": tried}
+        return onnx.load(paths[chosen]), {"chosen": chosen, "tried": tried, "failed": failed}
 
 
 def _choose(tried: dict[str, dict[str, float]]) -> str:

@@ -9,7 +9,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tasks.core import devices, files, manifest, reports
+from tasks.core import devices, files, manifest, record, reports
 from tasks.core.errors import NotProven
 from tasks.core.log import log
 from tasks.core.manifest import Manifest
@@ -37,8 +37,10 @@ def run(settings: StageSettings, inputs: Mapping[str, Path], out: Path) -> Manif
     with ``model.onnx``, each other one with that of ``variants/<target>``, or of a target that made the same choice.
 
     ``candidates.json`` is the table of all that was made: quality, size, time, memory, what was done, and why each was
-    taken or not. ``shapes.json`` holds the smaller networks that were looked at, ``sensitivity.json`` the layers that
-    int8 hurt. Times differ from run to run, and so may the choice.
+    taken or not. ``sensitivity.json`` holds the layers that int8 hurt.
+
+    What differs from run to run is no output: ``<artifacts>/runs/candidates.json`` has the times and memory beside all
+    that, and ``<artifacts>/runs/shapes.json`` the smaller networks that were looked at.
 
     Raises:
         NotProven: INFEASIBLE, if for some target no candidate keeps to the limits; the tables lie in
@@ -55,16 +57,21 @@ def run(settings: StageSettings, inputs: Mapping[str, Path], out: Path) -> Manif
     built = search.run()
     contests = [hold(target, shop, built, own, search.most) for target in own.targets]
     rows = [_row(one, contests) for one in built.values()]
-    files.write_json(out / "candidates.json", rows)
-    files.write_json(out / "shapes.json", search.shapes)
+    measured = {"candidates": [row | _measured(row["name"], contests) for row in rows], "shapes": search.shapes}
     files.write_json(out / "sensitivity.json", search.treatments.sensitivity)
-    _require_choices(settings.artifacts, out, contests, metric)
+    _require_choices(settings.artifacts, out, contests, metric, measured)
+    files.write_json(out / "candidates.json", rows)
+    for name, table in measured.items():
+        record.write_table(settings.artifacts, name, table)
     for name in built:
         if shop.path(name).is_file():
             shutil.copyfile(shop.path(name), out / f"{name}.onnx")
     variants = _write_variants(contests, shop, out)
     settings.measured["int8_without_saturation"] = devices.has_vnni()
     settings.measured.update(search.measured)
+    settings.measured["speed_ratio"] = {
+        contest.target: _finite(1 / _of(contest, contest.choice.chosen).time) for contest in contests
+    }
     metrics: dict[str, float] = {}
     for index, contest in enumerate(contests):
         ending = f"_{contest.target}" if index else ""
@@ -126,7 +133,13 @@ def _plugins(settings: StageSettings, tuned: Path, metric: Metric) -> list[objec
     return found + [plugins.load(plugins.COMPRESSORS, name) for name in settings.own.methods if name not in METHODS]
 
 
-def _require_choices(artifacts: Path, out: Path, contests: Sequence[Contest], metric: Metric) -> None:
+def _require_choices(
+    artifacts: Path,
+    out: Path,
+    contests: Sequence[Contest],
+    metric: Metric,
+    measured: Mapping[str, list[dict[str, Any]]],
+) -> None:
     """Every target has a candidate that keeps to the limits; else the tables are kept where the run was rejected."""
     from tasks.compress.choose import nearest_misses
 
@@ -140,6 +153,8 @@ def _require_choices(artifacts: Path, out: Path, contests: Sequence[Contest], me
             chosen = contest.choice.chosen
             log.info("compress: chose %s for %s: %s", chosen, contest.target, contest.choice.reasons[chosen])
     if found:
+        for name, table in measured.items():
+            files.write_json(out / f"{name}.json", table)
         kept = reports.publish_rejected(artifacts, "compress", out)
         raise NotProven(
             "a candidate must keep to the limits of compress",
@@ -179,7 +194,7 @@ def _roles(out: Path) -> dict[str, str]:
 
 
 def _row(built: Built, contests: Sequence[Contest]) -> dict[str, Any]:
-    """One line of ``candidates.json``; what was not measured is null. Times and reasons are the first target's."""
+    """One line of ``candidates.json``; what has no value is null. The choice and its reason are the first target's."""
     first = contests[0]
     candidate = _of(first, built.name)
     row = {
@@ -189,8 +204,6 @@ def _row(built: Built, contests: Sequence[Contest]) -> dict[str, Any]:
         "value": _finite(candidate.score),
         "size_kib": round(candidate.bytes / 1024, 1),
         "compressed_kib": round(built.compressed_bytes / 1024, 1),
-        "latency": {str(batch): _rounded(asdict(lap)) for batch, lap in candidate.laps.items()},
-        "peak_mib": _finite(candidate.peak_mib),
         "parameters": built.parameters,
         "macs": built.macs,
         "providers": dict(built.providers),
@@ -205,11 +218,25 @@ def _row(built: Built, contests: Sequence[Contest]) -> dict[str, Any]:
 def _outcome(name: str, contest: Contest) -> dict[str, Any]:
     """What a target made of a candidate."""
     return {
-        "time": _finite(_of(contest, name).time),
         "chosen": name == contest.choice.chosen,
-        "front": name in contest.choice.front,
         "reason": contest.choice.reasons[name],
     }
+
+
+def _measured(name: str, contests: Sequence[Contest]) -> dict[str, Any]:
+    """What was measured of a candidate, for the first target and, under ``measured``, for each further one."""
+    of_target = {
+        contest.target: {
+            "time": _finite(candidate.time),
+            "latency": {str(batch): _rounded(asdict(lap)) for batch, lap in candidate.laps.items()},
+            "peak_mib": _finite(candidate.peak_mib),
+            "front": name in contest.choice.front,
+        }
+        for contest in contests
+        for candidate in [_of(contest, name)]
+    }
+    first = of_target.pop(contests[0].target)
+    return first | ({"measured": of_target} if of_target else {})
 
 
 def _of(contest: Contest, name: str | None) -> Candidate:
@@ -237,7 +264,6 @@ def _metrics(contest: Contest, metric: Metric, prefix: str) -> dict[str, float]:
         f"{prefix}.fp32_kib": round(fp32.bytes / 1024, 1),
         f"{prefix}.chosen_kib": round(chosen.bytes / 1024, 1),
         f"{prefix}.size_ratio": round(fp32.bytes / chosen.bytes, 3),
-        f"{prefix}.speed_ratio": round(1 / chosen.time, 3),
         f"{prefix}.fp32_validation_{metric.name}": fp32.score,
         f"{prefix}.chosen_validation_{metric.name}": chosen.score,
     }

@@ -93,6 +93,13 @@ def _processor() -> str:
     return platform.processor()
 
 
+def write_table(artifacts: Path, name: str, rows: list[dict[str, Any]]) -> None:
+    """Keep what a run measured, a line for each thing, as ``<artifacts>/runs/<name>.json``."""
+    path = record_file(artifacts, name)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    files.write_json(path, rows)
+
+
 def versions() -> dict[str, str]:
     """Versions of the packages that can change a result (those installed)."""
     names = ("assay", "torch", "onnx", "onnxruntime", "onnxruntime-gpu", "onnxscript", "numpy", "pandas", "pyarrow",

@@ -46,7 +46,7 @@ class Architecture:
     @staticmethod
     def of(values: Mapping[str, Any]) -> Architecture:
         """The shape that hyperparameters describe: with ``widths`` among them (a smaller network's), as they say."""
-        width, stages, stride = (int(values[name]) for name in ("width", "stages", "first_stride"))
+        width, stages, stride = int(values["width"]), int(values["stages"]), int(values.get("first_stride", 2))
         first = width * stride
         widths = values.get("widths") or [first * 2**stage for stage in range(stages)]
         return Architecture(
