@@ -36,10 +36,11 @@ class TestInterruptible:
         sleep = [sys.executable, "-c", "import time; time.sleep(60)"]
         nested = f"import subprocess, sys; subprocess.run({sleep!r})"
         older = subprocess.Popen(sleep)
+        before = {child.pid for child in psutil.Process().children(recursive=True)}
         born: list[psutil.Process] = []
 
         def tick():
-            born[:] = [child for child in psutil.Process().children(recursive=True) if child.pid != older.pid]
+            born[:] = [child for child in psutil.Process().children(recursive=True) if child.pid not in before]
             if len(born) == 2:
                 raise KeyboardInterrupt
 
