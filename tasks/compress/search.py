@@ -260,27 +260,34 @@ class Search:
         while low <= high and left > 0 and family.clock.left > 0:
             middle = high if left == _FULL and math.isfinite(self.max_bytes) else (low + high) // 2
             shape = learnt[middle][0].shape
-            drop = self._full(family, shape, "full", family.clock.left / left)
+            drop = self._full(family, shape, family.clock.left / left)
             left -= 1
             if drop <= self.most:
                 high = middle - 1
             else:
                 low = middle + 1
                 missed[shape.name] = (shape, drop)
-        near = {name: shape for name, (shape, drop) in missed.items() if drop <= _NEAR * self.most}
-        if near and family.clock.left > _WORTH_IT * family.clock.seconds:
-            nearest = min(near.values(), key=lambda shape: missed[shape.name][1])
-            self._full(family, nearest, "longer", _MOST_OF * family.clock.left)
+        self._longer(family, list(missed.values()))
 
-    def _full(self, family: Family, shape: Shape, stage: str, seconds: float) -> float:
+    def _full(self, family: Family, shape: Shape, seconds: float) -> float:
         """Train a shape for a time, make its candidates, and return the least loss of the metric among them."""
-        score = self._recovered(family, shape, stage, min(_MOST_PASSES, family.passes(shape, seconds)))
+        score = self._recovered(family, shape, "full", min(_MOST_PASSES, family.passes(shape, seconds)))
         if not math.isfinite(score):
             return math.inf
-        name = shape.name if stage == "full" else f"{shape.name}-{stage}"
-        built = self.treatments.all(name, family.core(family.network(shape)), dict(shape.report))
+        built = self.treatments.all(shape.name, family.core(family.network(shape)), dict(shape.report))
         losses = [self._drop(candidate) for candidate in built if not candidate.problem]
         return min((loss for loss in losses if math.isfinite(loss)), default=math.inf)
+
+    def _longer(self, family: Family, missed: Sequence[tuple[Shape, float]]) -> None:
+        """Let the shape that missed the budget least learn on, if there is time; new files only if it learnt more."""
+        near = [pair for pair in missed if pair[1] <= _NEAR * self.most]
+        if not near or family.clock.left <= _WORTH_IT * family.clock.seconds:
+            return
+        shape = min(near, key=lambda pair: pair[1])[0]
+        before = shape.report.get("passes")
+        passes = min(_MOST_PASSES, family.passes(shape, _MOST_OF * family.clock.left))
+        if math.isfinite(self._recovered(family, shape, "longer", passes)) and shape.report.get("passes") != before:
+            self.treatments.all(f"{shape.name}-longer", family.core(family.network(shape)), dict(shape.report))
 
     def _recovered(self, family: Family, shape: Shape, stage: str, passes: int) -> float:
         """The shape's metric after a recovery; NaN if it cannot be trained."""
