@@ -141,7 +141,7 @@ def test_what_did_not_run_on_the_first_device_is_looked_at_again_on_another(worl
     params = worlds.write_params(world, {"compress": TWO | {"targets": ["cuda", "cpu"]}})
     artifacts = world / "artifacts"
     inputs = {stage: artifacts / stage for stage in ("validate", "tune")}
-    read = Problem.read(StageSettings(params.base, params.compress, world), inputs)
+    read = Problem.read(StageSettings(params.base, params.compress, world), inputs, 64)
     shop = Workshop(read, world / "shop", "cuda", together(params.compress.targets), 1)
     shop.path("int8").parent.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(artifacts / "compress" / "int8.onnx", shop.path("int8"))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -101,7 +101,7 @@ def _search(settings: StageSettings, inputs: Mapping[str, Path]) -> Search:
     own: Compress = settings.own
     target = together(own.targets)
     batch_sizes = batch_sizes_of(target, own)
-    problem = replace(Problem.read(settings, inputs), most_rows=max(batch_sizes))
+    problem = Problem.read(settings, inputs, max(batch_sizes))
     folder = resume.folder(settings, "compress", inputs["tune"], _plugins(settings, inputs["tune"], problem.metric))
     shop = Workshop(problem, folder, target.device, target, threads_of(target, own))
     reference = problem.reference
@@ -225,18 +225,19 @@ def _outcome(name: str, contest: Contest) -> dict[str, Any]:
 
 def _measured(name: str, contests: Sequence[Contest]) -> dict[str, Any]:
     """What was measured of a candidate, for the first target and, under ``measured``, for each further one."""
-    of_target = {
-        contest.target: {
-            "time": _finite(candidate.time),
-            "latency": {str(batch): _rounded(asdict(lap)) for batch, lap in candidate.laps.items()},
-            "peak_mib": _finite(candidate.peak_mib),
-            "front": name in contest.choice.front,
-        }
-        for contest in contests
-        for candidate in [_of(contest, name)]
+    first = _figures(_of(contests[0], name), contests[0])
+    others = {contest.target: _figures(_of(contest, name), contest) for contest in contests[1:]}
+    return first | ({"measured": others} if others else {})
+
+
+def _figures(candidate: Candidate, contest: Contest) -> dict[str, Any]:
+    """Times and memory of a candidate on one target."""
+    return {
+        "time": _finite(candidate.time),
+        "latency": {str(batch): _rounded(asdict(lap)) for batch, lap in candidate.laps.items()},
+        "peak_mib": _finite(candidate.peak_mib),
+        "front": candidate.name in contest.choice.front,
     }
-    first = of_target.pop(contests[0].target)
-    return first | ({"measured": of_target} if of_target else {})
 
 
 def _of(contest: Contest, name: str | None) -> Candidate:

@@ -49,7 +49,7 @@ class Problem:
     most_rows: int
 
     @staticmethod
-    def read(settings: StageSettings, inputs: Mapping[str, Path]) -> Problem:
+    def read(settings: StageSettings, inputs: Mapping[str, Path], most_rows: int) -> Problem:
         """Read it out of the folders of the stages before."""
         facts = manifest.read(inputs["validate"]).facts
         metadata = {
@@ -67,7 +67,7 @@ class Problem:
             calibration,
             pq.read_table(inputs["validate"] / "validation.parquet"),
             metadata,
-            max(settings.own.batch_sizes),
+            most_rows,
         )
 
     @functools.cached_property

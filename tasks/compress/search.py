@@ -85,7 +85,7 @@ class Search:
         most: float,
         max_size_kib: float | None = None,
     ) -> None:
-        """``most`` is the largest loss of the metric that a candidate may have."""
+        """``most`` is the largest loss of the metric that a candidate may have, ``max_size_kib`` its largest file."""
         self.workshop, self.treatments, self.family = workshop, treatments, family
         self.batch_sizes, self.most = batch_sizes, most
         self.max_bytes = math.inf if max_size_kib is None else 1024 * max_size_kib
