@@ -20,7 +20,7 @@ from tasks.compress import isolated, search
 from tasks.compress.isolated import Crashed, call
 from tasks.compress.workshop import Built
 from tasks.core import files
-from tasks.core.errors import DataRejected, MachineError
+from tasks.core.errors import DataRejected, MachineError, NotProven
 from tasks.core.metrics import find
 from tasks.core.stage import run_stage
 
@@ -87,6 +87,14 @@ def test_no_time_means_the_original_and_its_files_only(world: Path) -> None:
     assert set(rows(world)) == {"fp32", "int8"}
     run_stage("compress", settings(world, budget_minutes=0.0001), world)
     assert set(rows(world)) == {"fp32", "int8"}
+
+
+def test_a_shape_that_is_larger_than_the_limit_is_not_trained(world: Path) -> None:
+    with pytest.raises(NotProven, match="INFEASIBLE"):
+        run_stage("compress", settings(world, max_size_kib=1.0), world)
+    shapes = files.read_json(world / "artifacts" / "rejected" / "compress" / "shapes.json")
+    assert shapes
+    assert all(row["dropped"] == "more than max_size_kib: 1" and row["bytes"] > 1024 for row in shapes)
 
 
 def test_a_killed_search_goes_on_from_what_it_has(world: Path) -> None:

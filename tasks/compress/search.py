@@ -46,8 +46,6 @@ _MOST_OF = 0.8
 #: More passes than this teach a student nothing that pays.
 _MOST_PASSES = 60
 _MOST_SHAPES, _MOST_SHORT = 24, 8
-#: What a parameter takes in a file, at the least (4 bits).
-_LEAST_BYTES = 0.5
 _SCREEN_ROUNDS, _SCREEN_SECONDS = 30, 300.0
 
 
@@ -148,7 +146,8 @@ class Search:
         deadline = family.clock.left * (1 - _SCREENING)
         looked: dict[str, tuple[Shape, Path, float]] = {}
         rows = []
-        small_enough = [shape for shape in shapes if shape.report.get("parameters", 0) * _LEAST_BYTES <= self.max_bytes]
+        least = self.treatments.least_bytes
+        small_enough = [shape for shape in shapes if shape.report.get("parameters", 0) * least <= self.max_bytes]
         for shape in _spread(small_enough, _MOST_SHAPES):
             if family.clock.left < deadline:
                 log.info("compress: time to look at %d of %d shapes", len(looked), len(shapes))

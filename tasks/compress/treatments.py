@@ -53,6 +53,11 @@ class Treatments:
         """The first way of static int8 among the methods."""
         return next((name for name in self.methods if name in _STATIC), None)
 
+    @property
+    def least_bytes(self) -> float:
+        """What a parameter takes in a file, at the least; what a plug-in may do is not known."""
+        return 1.0 if all(name in METHODS and not name.startswith("int4") for name in self.methods) else 0.5
+
     def all(self, network: str, core: onnx.ModelProto, origin: Mapping[str, Any]) -> list[Built]:
         """A candidate for the network in float, and one for every method; ``origin`` says how the network was made."""
         loss = self.workshop.problem.metric.loss

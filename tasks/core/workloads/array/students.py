@@ -9,6 +9,8 @@ from typing import Any
 #: Kernels work on blocks of so many channels: other widths cost as much as the next multiple.
 _BLOCK = 16
 _SHARES = (1.0, 0.75, 0.5, 0.25)
+#: Of the last stage's width: where the stages stop widening. Most of the weights lie there.
+_CAPS = (1.0, 0.875, 0.75)
 
 
 def of(values: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -25,7 +27,7 @@ def of(values: Mapping[str, Any]) -> list[dict[str, Any]]:
     found: dict[tuple[Any, ...], dict[str, Any]] = {}
     block = min(_BLOCK, stem)
     depths = sorted({stages, max(1, stages - 1)})
-    caps = [widths[-1], widths[max(0, stages - 2)]]
+    caps = [*(share * widths[-1] for share in _CAPS), widths[max(0, stages - 2)]]
     blocks = sorted({1, int(values["blocks"])})
     for share, depth, cap, count, narrow in product(_SHARES, depths, caps, blocks, (1, 2)):
         smaller = tuple(_rounded(min(width, cap) * share, block) for width in widths[:depth])
