@@ -122,7 +122,7 @@ def test_a_fixed_batch_is_fed_as_it_wants() -> None:
     core = worlds.mlp(batch=4)
     calibration = worlds.rows(core, 10)
     treated = static.quantize(core, calibration)
-    assert len(treated.report["quantized"]) == 2
+    assert len(treated.report["quantized"]) == 3
     (found,) = feeding.observe(treated.model, calibration, ["y"])
     assert found.shape == (10, 4)
 
@@ -143,14 +143,14 @@ def test_nothing_is_printed_or_logged(capfd: pytest.CaptureFixture[str], caplog:
 def test_int8_weights_have_a_scale_for_each_channel() -> None:
     core = worlds.cnn()
     treated = static.quantize(core, worlds.rows(core))
-    assert treated.report["quantized"] == ["inner", "outer"]
-    assert "432 weights are too few" in treated.report["kept"]["stem"]
+    assert treated.report["quantized"] == ["stem", "inner", "outer"]
+    assert "80 weights are too few" in next(iter(treated.report["kept"].values()))
     wiring = Wiring(treated.model.graph)
     stored = [
         item for item in treated.model.graph.node
         if item.op_type == "DequantizeLinear" and len(getattr(wiring.constants.get(item.input[0]), "dims", ())) == 4
     ]  # fmt: skip
-    assert [wiring.array(item.input[1]).shape for item in stored] == [(24,), (16,)]
+    assert [wiring.array(item.input[1]).shape for item in stored] == [(16,), (24,), (16,)]
     assert {wiring.array(item.input[0]).dtype for item in stored} == {np.dtype(np.int8)}
 
 
@@ -235,7 +235,7 @@ def test_bias_correction_lowers_the_error_where_it_says_so() -> None:
     plain = static.quantize(core, calibration, correct_bias=False)
     corrected = static.quantize(core, calibration)
     told = corrected.report["bias"]
-    assert told["corrected"] == ["inner", "outer"]
+    assert told["corrected"] == ["stem", "inner", "outer"]
     assert told["after"] < told["before"]
     assert error(core, corrected, 500) < 0.8 * error(core, plain, 500)
 
