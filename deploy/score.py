@@ -1,4 +1,4 @@
-"""`python -m deploy.score FOLDER ROWS.npz OUT.npz [--device D] [--threads N]`: score rows in a process of its own.
+"""`python -m deploy.score FOLDER ROWS.npz OUT.npz [--device D] [--threads N] [--batch N]`: score in a process of its own.
 
 The verifier judges the exported file with this: nothing but numpy and onnxruntime is in the process, and it says so.
 """
@@ -27,10 +27,11 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("out", type=Path, help=".npz to write")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--threads", type=int)
+    parser.add_argument("--batch", type=int)
     options = parser.parse_args(arguments)
     try:
         predictor = Predictor.open(options.folder, options.device, options.threads)
-        answers = predictor.predict(read_npz(options.rows))
+        answers = predictor.predict(read_npz(options.rows), options.batch)
         # Texts are Python objects to onnxruntime; a file without pickle holds them as fixed-width ones.
         plain: dict[str, Any] = {k: a.astype(np.str_) if a.dtype == object else a for k, a in answers.items()}
         np.savez(options.out, provider=np.array(predictor.provider), **plain)

@@ -249,6 +249,19 @@ def bisect(drops: list[float], seconds: float = 300.0) -> list[str]:
     return trained
 
 
+@pytest.mark.parametrize(("limit", "first"), [(None, "small"), (100.0, "middle")])
+def test_under_a_limit_of_size_the_largest_shape_that_can_be_taught_leads(limit: float | None, first: str) -> None:
+    passes = {"small": 90, "middle": 50, "large": 3}
+    family: Any = SimpleNamespace(clock=SimpleNamespace(left=60.0), passes=lambda shape, seconds: passes[shape.name])
+    ladder = [
+        search.Screened(SimpleNamespace(name=name), size, 1.0, 1.0)  # type: ignore[arg-type]
+        for size, name in enumerate(passes, 1)
+    ]
+    turns = search.Search(None, None, None, (1,), 0.01, limit)._in_turn(family, ladder)  # type: ignore[arg-type]
+    assert next(one.shape.name for one in turns) == first
+    assert sorted(one.shape.name for one in turns) == sorted(passes)
+
+
 @pytest.mark.parametrize(
     ("drops", "trained"),
     [

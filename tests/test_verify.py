@@ -1,4 +1,4 @@
-"""The gate: what the bootstrap says of two models, and what the room does about it."""
+"""The room `verify`: what it leaves, what stops the run, and the process that scores."""
 
 from __future__ import annotations
 
@@ -18,95 +18,11 @@ import worlds
 
 from tasks.core import files, manifest, scoring
 from tasks.core.errors import IntegrityError, MachineError, NotProven
-from tasks.core.metrics import auc, find
+from tasks.core.metrics import auc
 from tasks.core.original import load_encoder
 from tasks.core.stage import run_stage
-from tasks.verify.bootstrap import Comparison, compare
-from tasks.verify.judge import judge
-
-AUC = find("auc", "binary")
-
-
-def models(count: int, noise: float, loss: float = 0.0, seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Labels, scores of an original, and of a candidate that differs by noise and is worse by ``loss``."""
-    random = np.random.default_rng(seed)
-    labels = (random.random(count) < 0.3).astype(np.float32)
-    original = labels * 1.2 + random.normal(size=count)
-    shipped = original - loss * labels + noise * random.normal(size=count)
-    return labels, original, shipped
-
-
-def test_equal_scores_have_no_drop_and_are_accepted() -> None:
-    labels, original, _ = models(500, 0)
-    found = compare(AUC, labels, original, original.copy(), 0.95, 200, 0)
-    assert (found.drop, found.lower, found.upper) == (0, 0, 0)
-    assert found.original == found.shipped == pytest.approx(auc(labels, original))
-    assert found.n == 500
-    assert found.rarest == min((labels == 1).sum(), (labels == 0).sum())
-    assert judge(found, 0.05, 0.01, 0.95, AUC).verdict == "ACCEPT"
-
-
-@pytest.mark.parametrize("count", [4, 40, 500])
-def test_too_few_rows_of_a_class_to_meet_a_loss_prove_nothing(count: int) -> None:
-    """Even where every resample agrees: the rows that would differ may simply not be among so few."""
-    labels, original, _ = models(count, 0)
-    found = judge(compare(AUC, labels, original, original.copy(), 0.95, 200, 0), 0.002, 0.01, 0.95, AUC)
-    assert found.verdict == "INCONCLUSIVE"
-    assert "at least 1497 are needed" in found.reason
-
-
-def test_scores_of_the_same_order_have_no_drop() -> None:
-    labels, original, _ = models(500, 0)
-    assert compare(AUC, labels, original, np.exp(3 * original), 0.95, 200, 0).upper == 0
-
-
-def test_a_really_worse_model_is_a_regression() -> None:
-    found = compare(AUC, *models(2000, 0.0, loss=0.6), 0.95, 300, 0)
-    assert found.drop > 0.05
-    assert judge(found, 0.002, 0.02, 0.95, AUC).verdict == "REGRESSION"
-
-
-def test_few_rows_are_inconclusive() -> None:
-    assert judge(compare(AUC, *models(100, 0.3), 0.95, 300, 0), 0.002, 0.1, 0.95, AUC).verdict == "INCONCLUSIVE"
-
-
-def test_the_bounds_lie_around_the_drop_and_narrow_with_more_rows() -> None:
-    few, many = (compare(AUC, *models(count, 0.3), 0.95, 300, 0) for count in (300, 4800))
-    for found in (few, many):
-        assert found.lower < found.drop < found.upper
-        assert found.original_interval[0] < found.original < found.original_interval[1]
-        assert found.shipped_interval[0] < found.shipped < found.shipped_interval[1]
-    assert (few.upper - few.lower) / (many.upper - many.lower) == pytest.approx(4, rel=0.4)
-
-
-def test_pairing_makes_the_drop_far_better_known_than_either_figure() -> None:
-    found = compare(AUC, *models(2000, 0.05), 0.95, 300, 0)
-    assert found.upper - found.lower < (found.original_interval[1] - found.original_interval[0]) / 5
-
-
-def test_more_confidence_gives_wider_bounds() -> None:
-    narrow, wide = (compare(AUC, *models(500, 0.3), confidence, 500, 0) for confidence in (0.8, 0.99))
-    assert wide.upper > narrow.upper
-    assert wide.lower < narrow.lower
-
-
-def test_the_upper_bound_covers_the_true_drop_about_as_often_as_it_says() -> None:
-    """Twins of one quality: the true drop is 0, and a 90 % bound lies below it in about one of ten samples."""
-    missed = 0
-    for seed in range(150):
-        random = np.random.default_rng(seed)
-        labels = (random.random(400) < 0.3).astype(np.float32)
-        signal = labels + random.normal(size=400)
-        one, other = (signal + 0.5 * random.normal(size=400) for _ in range(2))
-        missed += compare(AUC, labels, one, other, 0.9, 200, seed).upper < 0
-    assert 0.03 <= missed / 150 <= 0.19
-
-
-def test_the_same_seed_gives_the_same_bounds_and_another_does_not() -> None:
-    given = models(300, 0.3)
-    assert compare(AUC, *given, 0.95, 200, 1) == compare(AUC, *given, 0.95, 200, 1)
-    assert compare(AUC, *given, 0.95, 200, 1).upper != compare(AUC, *given, 0.95, 200, 2).upper
-
+from tasks.verify import case, statistics
+from tasks.verify.statistics import Comparison
 
 # The room itself.
 
@@ -206,7 +122,7 @@ def test_any_other_verdict_stops_the_run_and_is_published(
     with pytest.raises(NotProven, match=word) as caught:
         run(world, **own)
     assert caught.value.exit_code == 4
-    assert "verdict.json" in caught.value.way_out
+    assert "report.html" in caught.value.way_out
     assert manifest.identity(artifacts / "verify") == before
     assert verdict(artifacts / "verify")["verdict"] == "ACCEPT"
     assert (artifacts / "metrics.json").read_bytes() == metrics
@@ -248,10 +164,12 @@ def test_a_report_of_a_rejected_run_does_not_outlive_an_accepted_one(world: Path
 def test_answers_that_cannot_be_are_anomalous(
     world: Path, monkeypatch: pytest.MonkeyPatch, answers: Callable[[np.ndarray], np.ndarray], said: str, lines: int
 ) -> None:
-    def score(_: Path, __: Any, rows: pa.Table, ___: str) -> scoring.Exported:
-        return scoring.Exported(answers(rows["late"].to_numpy().astype(np.float32))[:, None], "CPUExecutionProvider")
+    labels = pq.read_table(world / "artifacts" / "validate" / "test.parquet")["late"].to_numpy().astype(np.float32)
 
-    monkeypatch.setattr(scoring, "score_exported", score)
+    def score(*_: Any) -> scoring.Exported:
+        return scoring.Exported(answers(labels)[:, None], "CPUExecutionProvider")
+
+    monkeypatch.setattr(case, "score", score)
     with pytest.raises(NotProven, match=f"ANOMALOUS: .*{said}"):
         run(world)
     assert len(verdict(world / "artifacts" / "rejected" / "verify")["lines"]) == lines
@@ -269,11 +187,9 @@ def test_a_test_split_that_cannot_judge_is_anomalous(world: Path, keep: Callable
 
 
 def test_evidence_without_a_figure_is_published_as_null(world: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from tasks.verify import bootstrap
-
     nan = float("nan")
-    empty = Comparison(0.8, (nan, nan), 0.8, (nan, nan), 0.0, nan, nan, 3, 1)
-    monkeypatch.setattr(bootstrap, "compare", lambda *_: empty)
+    empty = Comparison(0.8, (nan, nan), 0.8, (nan, nan), 0.0, nan, nan, 3, 1, "none")
+    monkeypatch.setattr(statistics, "compare", lambda *_: empty)
     with pytest.raises(NotProven, match="ANOMALOUS"):
         run(world)
     text = (world / "artifacts" / "rejected" / "verify" / "verdict.json").read_text()

@@ -5,10 +5,11 @@ Put the files side by side and run it from the project's root, in the project's 
 the metric and the task can also be given as arguments).
 
 Speed: every model once a round in an order that rotates, one thread, warm; medians, and the median of the ratios round
-by round with its 95 % interval. Quality: the test of the stage `verify` itself, a paired bootstrap over the test rows
-and the judge on top of it; "proven" means that the one-sided 95 % bound of the drop lies within the margin. Discordant
-rows are those on which the two models' own values of the metric differ (right and wrong, hit and miss); a metric that
-has no value on one row (AUC) has none. It prints a Markdown table and writes results.json into FOLDER.
+by round with its 95 % interval. Quality: the test of the stage `verify` itself (Tango's interval of paired proportions,
+or a paired bootstrap) and the judge on top of it; "proven" means that the one-sided 95 % bound of the drop lies within
+the margin. Discordant rows are those on which the two models' own values of the metric differ (right and wrong, hit
+and miss); a metric that has no value on one row (AUC) has none. It prints a Markdown table and writes results.json
+into FOLDER.
 """
 
 from __future__ import annotations
@@ -16,7 +17,6 @@ from __future__ import annotations
 import argparse
 import gzip
 import math
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +28,9 @@ from tasks.compress.race import Lap, race
 from tasks.core import devices, files, record
 from tasks.core.margins import absolute
 from tasks.core.metrics import Metric, find
-from tasks.verify.bootstrap import Comparison, compare
-from tasks.verify.judge import judge
+from tasks.verify import gate, statistics
+from tasks.verify.statistics import Comparison
+from tasks.verify.verdict import Terms, judge
 
 REFERENCE = "fp32"
 _CONFIDENCE = 0.95
@@ -57,7 +58,7 @@ def discordant(metric: Metric, labels: np.ndarray, first: np.ndarray, second: np
 
 def quality(metric: Metric, labels: np.ndarray, first: np.ndarray, second: np.ndarray, margins: list[str]) -> Any:
     """The paired test of the second model against the first: figures, and the judge's verdict for each margin."""
-    found = compare(metric, labels, first, second, _CONFIDENCE, _RESAMPLES, _SEED)
+    found = statistics.paired(metric, labels, first, second, None, _CONFIDENCE, _RESAMPLES, _SEED)
     return {
         "metric": found.shipped,
         "interval": found.shipped_interval,
@@ -72,8 +73,9 @@ def quality(metric: Metric, labels: np.ndarray, first: np.ndarray, second: np.nd
 def _verdict(found: Comparison, metric: Metric, margin: str) -> dict[str, Any]:
     within = absolute(margin if margin.endswith("%") else float(margin), metric, found.original)
     # A pruned model that learnt from a teacher may honestly be better than it: no gain is implausible here.
-    judgement = judge(found, within, abs(found.original) + 1, _CONFIDENCE, metric)
-    return {"margin": within, **asdict(judgement)}
+    terms = Terms(_CONFIDENCE, abs(found.original) + 1, found.rarest, metric.bounded)
+    judgement = judge([gate.proof(metric.name, found, within)], terms)
+    return {"margin": within, "verdict": judgement.verdict, "reason": judgement.reason}
 
 
 def size(path: Path) -> dict[str, int]:

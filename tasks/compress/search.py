@@ -46,6 +46,8 @@ _MOST_OF = 0.8
 #: More passes than this teach a student nothing that pays.
 _MOST_PASSES = 60
 _MOST_SHAPES, _MOST_SHORT = 24, 8
+#: A shape that cannot make so many passes in the time left is not the first one to be trained in full.
+_ENOUGH_PASSES = 30
 _SCREEN_ROUNDS, _SCREEN_SECONDS = 30, 300.0
 
 
@@ -87,6 +89,8 @@ class Search:
         self.workshop, self.treatments, self.family = workshop, treatments, family
         self.batch_sizes, self.most = batch_sizes, most
         self.max_bytes = math.inf if max_size_kib is None else 1024 * max_size_kib
+        #: Under a limit of size, the shape that is trained first.
+        self.lead: Screened | None = None
         self.shapes: list[dict[str, Any]] = []
         self.measured: dict[str, float] = {}
 
@@ -153,7 +157,7 @@ class Search:
                 log.info("compress: time to look at %d of %d shapes", len(looked), len(shapes))
                 break
             try:
-                core = family.core(shape.build())
+                core = family.core(family.sketched(shape))
                 looked[shape.name] = (shape, self._screening_file(shape, core), _capacity(core))
             except (OSError, MemoryError):
                 raise
@@ -228,7 +232,7 @@ class Search:
         limit = family.clock.left * _SHORT
         spent = 0.0
         found: list[tuple[Screened, float]] = []
-        for one in _spread(ladder, _MOST_SHORT):
+        for one in self._in_turn(family, ladder):
             if found and spent * (len(found) + 1) / len(found) > limit:
                 break
             if family.clock.left <= 0:
@@ -249,15 +253,28 @@ class Search:
                 row["dropped"] = less if math.isfinite(score) else "its training failed"
         return hopeful
 
+    def _in_turn(self, family: Family, ladder: Sequence[Screened]) -> list[Screened]:
+        """Shapes for a short recovery; under a limit of size the one that will be trained first comes first."""
+        turns = _spread(ladder, _MOST_SHORT)
+        if not ladder or not math.isfinite(self.max_bytes):
+            return turns
+        by_size = sorted(ladder, key=lambda one: one.bytes, reverse=True)
+        left = family.clock.left
+        taught = (one for one in by_size if family.passes(one.shape, left) >= _ENOUGH_PASSES)
+        self.lead = next(taught, by_size[-1])
+        return [self.lead, *(one for one in turns if one is not self.lead)][:_MOST_SHORT]
+
     def _bisect(self, family: Family, learnt: Sequence[tuple[Screened, float]]) -> None:
         """Full recoveries, towards the cheapest shape whose file keeps to the budget; what missed least learns on.
 
-        Under a limit of size the largest shape comes first: if it does not learn enough, no smaller one will.
+        Under a limit of size the largest shape that there is time to teach comes first: if it does not learn enough, no
+        smaller one will.
         """
         low, high, left = 0, len(learnt) - 1, _FULL
+        lead = next((place for place, (one, _) in enumerate(learnt) if one is self.lead), None)
         missed: dict[str, tuple[Shape, float]] = {}
         while low <= high and left > 0 and family.clock.left > 0:
-            middle = high if left == _FULL and math.isfinite(self.max_bytes) else (low + high) // 2
+            middle = lead if left == _FULL and lead is not None else (low + high) // 2
             shape = learnt[middle][0].shape
             drop = self._full(family, shape, family.clock.left / left)
             left -= 1

@@ -5,9 +5,10 @@ from __future__ import annotations
 import subprocess
 import sys
 import tempfile
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
@@ -30,7 +31,21 @@ class Exported:
 
 
 def score_exported(folder: Path, encoder: Encoder, rows: pa.Table, device: str) -> Exported:
-    """Score rows with ``folder/model.onnx`` in a separate process.
+    """:func:`score` for the rows of a table."""
+    return score(folder, encoder.raw_inputs(rows), device)
+
+
+def score(
+    folder: Path, columns: Mapping[str, np.ndarray], device: str, batch: int | None = None, threads: int | None = None
+) -> Exported:
+    """Score raw rows with ``folder/model.onnx`` in a separate process.
+
+    Args:
+        folder: holds ``model.onnx`` and ``signature.json``.
+        columns: name -> array [rows, ...].
+        device: see :func:`deploy.runtime.open_session`.
+        batch: rows given to the model at once; None leaves the choice to the predictor.
+        threads: inside an operator; None leaves the choice to onnxruntime.
 
     Raises:
         MachineError: if the device or the disk refuses.
@@ -38,11 +53,12 @@ def score_exported(folder: Path, encoder: Encoder, rows: pa.Table, device: str) 
     """
     with tempfile.TemporaryDirectory() as scratch:
         given, answers = Path(scratch) / "rows.npz", Path(scratch) / "answers.npz"
-        columns: dict[str, Any] = encoder.raw_inputs(rows)
-        np.savez(given, **columns)
+        np.savez(given, **cast("dict[str, Any]", columns))
         # -P: a deploy.py in the current folder is the user's, not ours.
         command = [sys.executable, "-P", "-m", "deploy.score", str(folder), str(given), str(answers)]
         command += ["--device", device]
+        for name, value in (("--batch", batch), ("--threads", threads)):
+            command += [] if value is None else [name, str(value)]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode == MachineError.exit_code:
             raise MachineError(

@@ -217,6 +217,36 @@ class Compress(Section):
     """Threads of a session in the race."""
 
 
+Check = Literal[
+    "data", "file", "mechanics", "slices", "flips", "calibration", "scores", "explanation", "privacy", "robustness"
+]
+
+
+class Limits(Section):
+    """How much worse than the original an exported file may be in what the average of the metric does not show."""
+
+    slice: Margin = "5%"
+    """Loss of the metric in a slice that must not be shown: its unit, or a share of the original's figure there."""
+    recall: Margin = "10%"
+    """Loss of a class's recall that must not be shown."""
+    changed: Share | None = None
+    """Share of rows with another answer; null means a tenth, and of ranked items a quarter."""
+    spoilt: Share = 0.05
+    """Share of rows whose right answer became wrong."""
+    calibration: Share = 0.02
+    """Rise of the expected calibration error."""
+    scores: Share = 0.1
+    """Shift of the scores' distribution: stability index, and Kolmogorov-Smirnov statistic."""
+    explanation: Share = 0.3
+    """Shortfall of the attributions' rank correlation from 1."""
+    privacy: Share = 0.02
+    """Rise of a membership-inference attack's AUC."""
+    corruption: Margin = "2%"
+    """Loss on corrupted rows beyond that on clean ones."""
+    known: Share = 0.01
+    """Share of test rows whose content lies in train or validation, too."""
+
+
 class Verify(Section):
     """The gate: paired non-inferiority on test."""
 
@@ -230,6 +260,18 @@ class Verify(Section):
     max_gain: Margin | None = None
     """A metric that gets better by more than this is implausible, and not accepted; null means 0.02 for metrics
     between 0 and 1, and 10% for others."""
+    checks: tuple[Check, ...] = get_args(Check)
+    """What is looked at besides the metric. Each check that is left out is named in the verdict."""
+    slices: tuple[str, ...] = ()
+    """Columns whose values (numbers: quartiles) cut test into slices, each of which is judged."""
+    min_slice_rows: Positive = 200
+    """A slice with fewer test rows is not judged."""
+    limits: Limits = Limits()
+    """Margins of the checks."""
+    warn_after_uses: Positive = 20
+    """Judgements on one test set after which a verdict warns."""
+    refuse_after_uses: Positive = 100
+    """Judgements on one test set that are allowed."""
 
 
 class Export(Section):

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from tasks.core import files, manifest, reports
@@ -15,13 +16,13 @@ from tasks.core.manifest import Manifest
 from tasks.core.stage import StageSettings
 
 if TYPE_CHECKING:
-    from tasks.verify.bootstrap import Comparison
     from tasks.verify.evidence import Evidence
-    from tasks.verify.judge import Judgement
+    from tasks.verify.gate import Judged
+    from tasks.verify.measured import Measured
 
 
 def run(settings: StageSettings, inputs: Mapping[str, Path], out: Path) -> Manifest:
-    """Leave ``predictions.parquet`` (row, label, original, shipped) and ``verdict.json``, and the pipeline's metrics.
+    """Leave ``predictions.parquet`` (row, label, original, shipped), ``verdict.json`` and ``report.html``.
 
     Each variant of ``compress`` is judged alike; the verdict is an ACCEPT only if it is one of each.
 
@@ -30,118 +31,126 @@ def run(settings: StageSettings, inputs: Mapping[str, Path], out: Path) -> Manif
     Raises:
         NotProven: for any verdict but ACCEPT; the report lies in ``<artifacts>/rejected/verify``.
         IntegrityError: if the exported model cannot be scored.
+        UsageError: if a column that slices test is not there.
     """
     import pyarrow.parquet as pq
 
     from tasks.verify import evidence as gather
+    from tasks.verify import gate, report
 
     reports.forget_rejected(settings.artifacts, "verify")
-    found = gather.collect(settings, inputs)
-    for one in found:
-        log.info("verify: %d test rows answered, the file for %s on %s", len(one.labels), one.variant, one.provider)
-    if all(len(one.labels) == len(one.original) == len(one.shipped) for one in found):
-        pq.write_table(gather.predictions(found), out / "predictions.parquet")
-    judged = [_judge(settings, one) for one in found]
-    judgement = _of_all(judged)
-    files.write_json(out / "verdict.json", _verdict(settings, judgement, judged))
-    log.info("verify: %s: %s", judgement.verdict, judgement.reason)
-    if judgement.verdict != "ACCEPT":
+    with TemporaryDirectory(prefix="assay-") as scratch:
+        found = gather.collect(settings, inputs, Path(scratch))
+        for one in found:
+            log.info("verify: %d test rows answered, the file for %s on %s", len(one.rows), one.variant, one.provider)
+        if not any(gate.shape_anomaly(one.case) for one in found):
+            pq.write_table(gather.predictions(found), out / "predictions.parquet")
+        known = _known(settings, inputs)
+        judged = [_judge(settings, inputs, one, known) for one in found]
+    told = _verdict(settings, judged)
+    files.write_json(out / "verdict.json", told)
+    files.write_text(out / "report.html", report.render(settings.base.name, told))
+    log.info("verify: %s: %s", told["verdict"], told["reason"])
+    if told["verdict"] != "ACCEPT":
         kept = reports.publish_rejected(settings.artifacts, "verify", out)
         raise NotProven(
             "the exported model must be shown to be as good as the original",
-            f"{judgement.verdict}: {judgement.reason}",
-            f"read {kept / 'verdict.json'}; give more test rows, a wider verify.margin, or fewer compress.methods",
+            f"{told['verdict']}: {told['reason']}",
+            f"read {kept / 'report.html'}; give more test rows, a wider verify.margin, or fewer compress.methods",
         )
     metrics: dict[str, float] = {}
     for index, each in enumerate(judged):
         metrics |= _metrics(each, f"verify.{each.evidence.variant}" if index else "verify")
     _gather_metrics(settings.artifacts, inputs, metrics)
-    roles = {"predictions.parquet": "predictions", "verdict.json": "verdict"}
-    return manifest.build("verify", settings.hash, inputs, out, roles, metrics, {"verdict": judgement.verdict})
+    roles = {"predictions.parquet": "predictions", "verdict.json": "verdict", "report.html": "report"}
+    return manifest.build("verify", settings.hash, inputs, out, roles, metrics, {"verdict": told["verdict"]})
 
 
 @dataclass(frozen=True)
 class _Judged:
-    """A variant's judgement, and what it rests on; an anomaly has no comparison. The margin is in the metric's unit."""
+    """A variant, and what was made of it."""
 
     evidence: Evidence
-    judgement: Judgement
-    comparison: Comparison | None = None
-    margin: float | None = None
+    judged: Judged
 
 
-def _of_all(judged: Sequence[_Judged]) -> Judgement:
-    """The first variant's judgement, or the first one that is no ACCEPT."""
-    worst = next((one for one in judged if one.judgement.verdict != "ACCEPT"), judged[0])
-    if worst is judged[0]:
-        return worst.judgement
-    return replace(worst.judgement, reason=f"{worst.evidence.variant}: {worst.judgement.reason}")
+def _known(settings: StageSettings, inputs: Mapping[str, Path]) -> list[Measured]:
+    """What does not depend on the variant."""
+    from tasks.verify import disjoint
+
+    if "data" not in settings.own.checks:
+        return []
+    return disjoint.measure(inputs["validate"], manifest.read(inputs["validate"]).facts, settings.own.limits.known)
 
 
-def _judge(settings: StageSettings, found: Evidence) -> _Judged:
-    from tasks.core.margins import absolute
-    from tasks.verify import bootstrap, judge
+def _judge(settings: StageSettings, inputs: Mapping[str, Path], one: Evidence, known: Sequence[Measured]) -> _Judged:
+    from tasks.verify import gate, model_file, use
 
     own = settings.own
-    if anomaly := _anomaly(found):
-        return _Judged(found, judge.Judgement("ANOMALOUS", anomaly))
-    comparison = bootstrap.compare(
-        found.metric, found.labels, found.original, found.shipped, own.confidence, own.resamples, settings.base.seed
-    )
-    margin = absolute(own.margin, found.metric, comparison.original)
-    most_gain = absolute(own.max_gain, found.metric, comparison.original) * (1 if own.max_gain else _TIMES)
-    judgement = judge.judge(comparison, margin, most_gain, own.confidence, found.metric)
-    return _Judged(found, judgement, comparison, margin)
+    test = manifest.read(inputs["validate"]).files["test.parquet"].sha256
+    own_lines = [
+        use.count(
+            settings.artifacts, test, one.model_sha256, settings.hash, own.warn_after_uses, own.refuse_after_uses
+        ),
+        *_budgets(settings, inputs, one),
+    ]
+    if "file" in own.checks:
+        own_lines += model_file.measure(one.folder, one.model_sha256, inputs["compress"] / "fp32.onnx")
+    return _Judged(one, gate.decide(one.case, own, [*known, *own_lines], one.slices, one.members))
 
 
-#: A gain of so many usual margins is implausible, where params say nothing else.
-_TIMES = 10
+def _budgets(settings: StageSettings, inputs: Mapping[str, Path], one: Evidence) -> list[Measured]:
+    """The limits of `compress`, for the file that led its search."""
+    from deploy.variants import Variants
+    from tasks.verify.mechanics import budgets
+
+    first = Variants.read(inputs["compress"]).first
+    table = settings.artifacts / "runs" / "candidates.json"
+    if one.variant != first.target:
+        return []
+    candidates = files.read_json(table) if table.is_file() else []
+    limits = manifest.read(inputs["compress"]).params.get("compress", {})
+    return budgets.measure(limits, candidates, "fp32", first.candidate)
 
 
-def _anomaly(found: Evidence) -> str:
-    import numpy as np
+def _verdict(settings: StageSettings, judged: Sequence[_Judged]) -> dict[str, Any]:
+    """``verdict.json``: a line of the metric for each variant that could be compared; all else is about the first one.
 
-    counts = (len(found.labels), len(found.original), len(found.shipped))
-    if len(set(counts)) > 1:
-        return f"every test row needs an answer of each model: {counts[0]} labels, {counts[1]} and {counts[2]} answers"
-    if found.original.shape != found.shipped.shape:
-        return f"answers must have one shape: {found.original.shape} and {found.shipped.shape}"
-    if found.metric.support(found.labels) == 0:
-        return f"{found.metric.name} has no value on the {counts[0]} rows of test: a class may be absent"
-    for name, answers in (("original", found.original), ("exported", found.shipped)):
-        if answers.dtype.kind == "f" and not np.isfinite(answers).all():
-            return f"{int((~np.isfinite(answers)).sum())} answers of the {name} model are not finite"
-    return ""
-
-
-def _verdict(settings: StageSettings, judgement: Judgement, judged: Sequence[_Judged]) -> dict[str, Any]:
-    """``verdict.json``: a line for each variant that could be compared; all else is about the first one."""
+    The word is the first variant's, or that of the first one that is no ACCEPT.
+    """
     from tasks.verify import evidence as gather
 
     first = judged[0]
+    worst = next((one for one in judged if one.judged.verdict.verdict != "ACCEPT"), first)
+    reason = worst.judged.verdict.reason
+    comparable = first.judged.comparison is not None
     return {
-        "verdict": judgement.verdict,
-        "reason": judgement.reason,
-        "lines": [_line(one, one.comparison) for one in judged if one.comparison is not None],
-        "figures": {} if first.comparison is None else _all_finite(gather.figures(first.evidence)),
+        "verdict": worst.judged.verdict.verdict,
+        "reason": reason if worst is first else f"{worst.evidence.variant}: {reason}",
+        "lines": [_line(one) for one in judged if one.judged.comparison is not None],
+        "checks": [row | {"variant": one.evidence.variant} for one in judged for row in one.judged.rows()],
+        "notes": first.judged.notes,
+        "drawings": first.judged.drawings,
+        "figures": _all_finite(gather.figures(first.evidence.case)) if comparable else {},
         "confidence": settings.own.confidence,
-        "resamples": settings.own.resamples,
-        "method": "paired percentile bootstrap over rows, one-sided bound on the loss",
+        "method": first.judged.comparison.method if first.judged.comparison else "",
         "provider": first.evidence.provider,
         "model_sha256": first.evidence.model_sha256,
     }
 
 
-def _line(judged: _Judged, comparison: Comparison) -> dict[str, Any]:
+def _line(one: _Judged) -> dict[str, Any]:
+    """The metric of a variant, and the word for the variant as a whole."""
+    comparison, evidence = one.judged.comparison, one.evidence
+    if comparison is None:
+        raise ValueError(f"{evidence.variant} has no comparison")
     figures = {key: _finite(value) for key, value in asdict(comparison).items()}
-    kept = ("original", "original_interval", "shipped", "shipped_interval", "drop", "lower", "n")
-    evidence = judged.evidence
-    return {key: figures[key] for key in kept} | {
-        "metric": evidence.metric.name,
-        "bound": figures["upper"],
-        "margin": judged.margin,
-        "verdict": judged.judgement.verdict,
-        "reason": judged.judgement.reason,
+    return figures | {
+        "metric": evidence.case.metric.name,
+        "bound": figures.pop("upper"),
+        "margin": one.judged.margin,
+        "verdict": one.judged.verdict.verdict,
+        "reason": one.judged.verdict.reason,
         "variant": evidence.variant,
         "model_sha256": evidence.model_sha256,
         "provider": evidence.provider,
@@ -156,11 +165,11 @@ def _finite(value: Any) -> Any:
     """The figure, or None where there is none: JSON has no NaN."""
     if isinstance(value, tuple):
         return [_finite(item) for item in value]
-    return value if math.isfinite(value) else None
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def _metrics(judged: _Judged, prefix: str) -> dict[str, float]:
-    comparison, name = judged.comparison, judged.evidence.metric.name
+def _metrics(one: _Judged, prefix: str) -> dict[str, float]:
+    comparison, name = one.judged.comparison, one.evidence.case.metric.name
     if comparison is None:
         return {}
     return {

@@ -1,80 +1,142 @@
-"""What the judge is given: the labels of test, and what the original and the exported file answer to its rows."""
+"""What the judge is given: a case for each exported file, and what else is known of it."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import shutil
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from deploy.variants import Variants
-from tasks.core import devices, manifest, original, scoring
-from tasks.core.metrics import Metric, class_recalls, find, usual
+from deploy.variants import Variant, Variants
+from tasks.core import devices, manifest, original
+from tasks.core.errors import UsageError
+from tasks.core.metrics import class_recalls, find, usual
 from tasks.core.stage import StageSettings
+from tasks.verify.case import Case, Scorer
+from tasks.verify.checks import Members
+
+if TYPE_CHECKING:
+    from tasks.core.original import Original
+
+#: The original as float ONNX, among the candidates of `compress`.
+_FLOAT = "fp32.onnx"
+#: Rows of train that are asked for; more make an attack's AUC no surer than test does.
+_MOST_MEMBERS = 10_000
 
 
 @dataclass(frozen=True)
 class Evidence:
-    """Answers of the original and of one exported file to the same rows.
+    """One exported file.
 
     Attributes:
         variant: the target that the file is for.
-        model_sha256: hash of the file.
+        folder: where it lies.
+        model_sha256: its hash in the manifest of `compress`.
         rows: numbers of the rows in the snapshot, [n].
-        labels: the target, [n].
-        original: answers of the original, [n, ...].
-        shipped: answers of the exported file, [n, ...].
-        metric: what decides.
-        task: ``binary``, ``multiclass``, ``regression`` or ``ranking``.
-        classes: the target's values.
-        provider: what ran the exported file.
+        case: both models' answers.
+        provider: what ran the file.
+        slices: columns that cut test into slices, [n] each.
+        members: gives both models' answers to a sample of train.
     """
 
     variant: str
+    folder: Path
     model_sha256: str
     rows: pa.ChunkedArray
-    labels: np.ndarray
-    original: np.ndarray
-    shipped: np.ndarray
-    metric: Metric
-    task: str
-    classes: tuple[Any, ...]
+    case: Case
     provider: str
+    slices: Mapping[str, np.ndarray]
+    members: Callable[[], Members]
 
 
-def collect(settings: StageSettings, inputs: Mapping[str, Path]) -> list[Evidence]:
+def collect(settings: StageSettings, inputs: Mapping[str, Path], scratch: Path) -> list[Evidence]:
     """Score test with the original and with each variant, the first one first, on its device in a process of its own.
 
+    Args:
+        settings: of the stage.
+        inputs: of the stage.
+        scratch: a folder for the original as a file, which must stay as long as the evidence is used.
+
     Raises:
+        UsageError: if a column that slices test is not there.
         IntegrityError: if the exported model cannot be scored.
         MachineError: if the device or the disk refuses.
     """
-    base, facts = settings.base, manifest.read(inputs["validate"]).facts
-    hashes = manifest.read(inputs["compress"]).files
-    rows = pq.read_table(inputs["validate"] / "test.parquet")
+    base, validated = settings.base, inputs["validate"]
+    facts, hashes = manifest.read(validated).facts, manifest.read(inputs["compress"]).files
+    rows = pq.read_table(validated / "test.parquet")
+    slices = _slices(rows, settings.own.slices)
     model = original.load(inputs["tune"], devices.prepare(base))
-    labels, answers = model.encoder.labels(rows), model.predict(rows)
+    labels, answers, columns = model.encoder.labels(rows), model.predict(rows), model.encoder.raw_inputs(rows)
+    metric = find(original.metric_name(base, facts["task"]), facts["task"])
     found = []
     for variant in Variants.read(inputs["compress"]).distinct():
-        exported = scoring.score_exported(inputs["compress"] / variant.folder, model.encoder, rows, variant.device)
-        one = Evidence(
-            variant.target,
-            hashes[variant.model].sha256,
-            rows["row"],
-            labels,
-            answers,
-            exported.answers,
-            find(original.metric_name(base, facts["task"]), facts["task"]),
-            facts["task"],
-            tuple(facts["classes"]),
-            exported.provider,
+        shipped = Scorer(inputs["compress"] / variant.folder, variant.device)
+        exported = shipped.score(columns)
+        case = Case(
+            labels=labels,
+            original=answers,
+            shipped=exported.answers,
+            metric=metric,
+            task=facts["task"],
+            classes=tuple(facts["classes"]),
+            columns=columns,
+            groups=_groups(rows, facts["split"]),
+            original_file=_original_file(inputs["compress"], variant, scratch),
+            shipped_file=shipped,
+            seed=base.seed,
+            confidence=settings.own.confidence,
         )
-        found.append(one)
+
+        def members(scorer: Scorer = shipped) -> Members:
+            return _members(model, scorer, validated / "train.parquet", len(labels), base.seed)
+
+        sha256 = hashes[variant.model].sha256
+        provider = exported.provider
+        found.append(Evidence(variant.target, shipped.folder, sha256, rows["row"], case, provider, slices, members))
     return found
+
+
+def _original_file(compressed: Path, variant: Variant, scratch: Path) -> Scorer | None:
+    """The original as float ONNX on the variant's device."""
+    if not (compressed / _FLOAT).is_file():
+        return None
+    folder = scratch / "original"
+    if not folder.is_dir():
+        folder.mkdir()
+        shutil.copyfile(compressed / _FLOAT, folder / "model.onnx")
+        shutil.copyfile(compressed / "signature.json", folder / "signature.json")
+    return Scorer(folder, variant.device)
+
+
+def _groups(rows: pa.Table, split: Mapping[str, Any]) -> np.ndarray | None:
+    """Which rows belong together, where the split was made by group."""
+    name = split.get("column") if split["by"] == "group" else split.get("group")
+    return None if name is None else np.asarray(rows[name].to_numpy(zero_copy_only=False))
+
+
+def _slices(rows: pa.Table, names: Sequence[str]) -> dict[str, np.ndarray]:
+    if absent := [name for name in names if name not in rows.column_names]:
+        there = ", ".join(name for name in rows.column_names if name != "row")
+        raise UsageError("verify.slices names columns of the rows", ", ".join(absent), f"choose from {there}")
+    return {name: np.asarray(rows[name].to_numpy(zero_copy_only=False)) for name in names}
+
+
+def _members(model: Original, shipped: Scorer, train: Path, count: int, seed: int) -> Members:
+    """Both models' answers to about as many rows of train as test has."""
+    import pyarrow.dataset
+
+    stored = pyarrow.dataset.dataset(train)
+    total = stored.count_rows()
+    chosen = np.random.default_rng(seed).choice(total, min(total, count, _MOST_MEMBERS), replace=False)
+    rows = stored.take(pa.array(np.sort(chosen)))
+    answers = shipped.score(model.encoder.raw_inputs(rows)).answers
+    return Members(model.encoder.labels(rows), model.predict(rows), answers)
 
 
 def predictions(variants: Sequence[Evidence]) -> pa.Table:
@@ -85,11 +147,11 @@ def predictions(variants: Sequence[Evidence]) -> pa.Table:
     first = variants[0]
     columns = {
         "row": first.rows,
-        "label": pa.array(first.labels),
-        "original": as_column(first.original),
-        "shipped": as_column(first.shipped),
+        "label": pa.array(first.case.labels),
+        "original": as_column(first.case.original),
+        "shipped": as_column(first.case.shipped),
     }
-    return pa.table(columns | {f"shipped_{one.variant}": as_column(one.shipped) for one in variants[1:]})
+    return pa.table(columns | {f"shipped_{one.variant}": as_column(one.case.shipped) for one in variants[1:]})
 
 
 def as_column(answers: np.ndarray) -> pa.Array:
@@ -99,7 +161,7 @@ def as_column(answers: np.ndarray) -> pa.Array:
     return flat if width == 1 else pa.FixedSizeListArray.from_arrays(flat, width)
 
 
-def figures(found: Evidence) -> dict[str, dict[str, float]]:
+def figures(found: Case) -> dict[str, dict[str, float]]:
     """Every usual metric of the task for both models, and the recall of each class: name -> original, shipped."""
     result = {}
     for name in dict.fromkeys((found.metric.name, *usual(found.task, found.original.shape[-1]))):

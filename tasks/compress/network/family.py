@@ -166,6 +166,15 @@ class Family:
         network: nn.Module = self.model.build(self.encoder, values).to(self.device)
         return network
 
+    def sketched(self, shape: Shape) -> nn.Module:
+        """A network as large as a trained one: a fresh one's biases are all equal, and would be stored once."""
+        network = shape.build()
+        with torch.no_grad():
+            for values in (*network.parameters(), *network.buffers()):
+                if values.is_floating_point() and values.dim() == 1:
+                    values.add_(0.1 * torch.rand_like(values))
+        return network
+
     # How they learn.
 
     def prepare(self) -> None:

@@ -1,0 +1,266 @@
+"""How often the gate errs: simulated pairs of models whose true loss is known, judged by the gate's own statistics.
+
+Run it from the project's root: `python benchmarks/gate/simulate.py` (README.md beside it says what it shows). Each line
+is one setting: how often models are accepted that truly lose as much as the margin (with the Clopper-Pearson 95 %
+interval), how often models that lose nothing are, and both for a gate that compares two figures as they are.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from scipy import stats
+
+from tasks.core.metrics import Metric, find
+from tasks.verify.case import Case, Scorer
+from tasks.verify.measured import Measured
+from tasks.verify.statistics import compare, planning
+from tasks.verify.statistics.proportions import tango
+from tasks.verify.verdict import Terms, judge
+
+CONFIDENCE = 0.95
+QUANTILE = float(stats.norm.ppf(CONFIDENCE))
+_SEED = 2017
+_ACCURACIES = (0.7, 0.8, 0.9, 0.95, 0.99)
+_DISCORDANCES = (0.01, 0.02, 0.05, 0.1)
+
+Array = np.ndarray
+#: A generator and the true loss -> labels, answers of the original, answers of the candidate, [n] each.
+Draw = Callable[[np.random.Generator, float], tuple[Array, Array, Array]]
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What is simulated: a metric on n rows, and the margin."""
+
+    metric: str
+    about: str
+    n: int
+    margin: float
+
+
+@dataclass(frozen=True)
+class Accepted:
+    """Of how many pairs how many were accepted, by our gate and by the comparison of two figures."""
+
+    pairs: int
+    ours: int
+    point: int
+
+
+@dataclass(frozen=True)
+class Line:
+    """A setting, what was accepted at a true loss of the margin and of nothing, and what theory says."""
+
+    setting: Setting
+    at_margin: Accepted
+    at_zero: Accepted
+    power: float
+    exact: float | None = None
+
+    def __str__(self) -> str:
+        setting, at, zero = self.setting, self.at_margin, self.at_zero
+        low, high = stats.binomtest(at.ours, at.pairs).proportion_ci(0.95, method="exact")
+        cells = (
+            setting.metric,
+            setting.about,
+            f"{setting.n:,}",
+            f"{setting.margin:.3g}",
+            f"{at.ours / at.pairs:.2%} ({low:.2%} to {high:.2%})",
+            "" if self.exact is None else f"{self.exact:.2%}",
+            f"{zero.ours / zero.pairs:.1%}",
+            f"{self.power:.1%}",
+            f"{at.point / at.pairs:.1%}",
+            f"{zero.point / zero.pairs:.1%}",
+            f"{at.pairs:,}",
+        )
+        return f"| {' | '.join(cells)} |"
+
+
+HEAD = """\
+| metric | pair | rows | margin | accepted at a loss of the margin | enumerated | accepted at no loss | theory \
+| two figures: at the margin | at no loss | pairs |
+|---|---|---|---|---|---|---|---|---|---|---|"""
+
+
+# Accuracy: the counts of flips say all, so no rows are needed.
+
+
+def accepts(lost: Array, won: Array, n: int, margin: float) -> Array:
+    """Whether the gate accepts, bool as the counts: the score test, and rows enough to have met such a loss."""
+    return (tango(lost, won, n, margin) <= -QUANTILE) & (n >= planning.least_rows(margin, CONFIDENCE))
+
+
+def shares(discordant: float, loss: float) -> tuple[float, float, float]:
+    """True shares of lost, won and other rows."""
+    return (discordant + loss) / 2, (discordant - loss) / 2, 1 - discordant
+
+
+def counted(generator: np.random.Generator, setting: Setting, discordant: float, loss: float, pairs: int) -> Accepted:
+    """Pairs of models with that true loss and share of flips."""
+    lost, won, _ = generator.multinomial(setting.n, shares(discordant, loss), pairs).T
+    point = (lost - won) / setting.n <= setting.margin
+    return Accepted(pairs, int(accepts(lost, won, setting.n, setting.margin).sum()), int(point.sum()))
+
+
+def enumerated(setting: Setting, discordant: float, loss: float) -> float:
+    """Chance that the gate accepts, summed over all counts that matter: flips, and how many of them are losses."""
+    n, share = setting.n, shares(discordant, loss)[0] / discordant
+    flips = np.arange(*stats.binom.interval(1 - 1e-9, n, discordant), dtype=np.int64)
+    total = 0.0
+    for flipped, chance in zip(flips, stats.binom.pmf(flips, n, discordant), strict=True):
+        lost = np.arange(flipped + 1)
+        accepted = accepts(lost, flipped - lost, n, setting.margin)
+        total += chance * float(stats.binom.pmf(lost[accepted], flipped, share).sum())
+    return total
+
+
+def power(setting: Setting, discordant: float) -> float:
+    """Chance that a true zero loss is accepted, by the normal approximation of the score test.
+
+    The error under the margin has the share of won rows that the likelihood tends to there.
+    """
+    n, margin = setting.n, setting.margin
+    linear = 2 * margin - discordant
+    won = (math.sqrt(linear**2 + 4 * discordant * margin * (1 - margin)) - linear) / 4
+    tested = math.sqrt(2 * won + margin * (1 - margin))
+    return float(stats.norm.cdf((math.sqrt(n) * margin - QUANTILE * tested) / math.sqrt(discordant)))
+
+
+def accuracies(generator: np.random.Generator, sizes: list[int], margins: list[float], pairs: int) -> Iterator[Line]:
+    """Every margin, share of flips and size; the accuracies are those at which so many rows can be lost and won.
+
+    The least share of flips is the margin itself: no row is won then, which is where the score test errs most.
+    """
+    cells = ((margin, discordant) for margin in margins for discordant in sorted({margin, *_DISCORDANCES}))
+    for (margin, discordant), n in itertools.product(cells, sizes):
+        lost, won, _ = shares(discordant, margin)
+        possible = [f"{accuracy:g}" for accuracy in _ACCURACIES if lost <= accuracy and won <= 1 - accuracy]
+        if won < 0 or not possible:
+            continue
+        setting = Setting("accuracy", f"{discordant:.2g} differ; {', '.join(possible)}", n, margin)
+        yield Line(
+            setting,
+            counted(generator, setting, discordant, margin, pairs),
+            counted(generator, setting, discordant, 0.0, pairs),
+            power(setting, discordant),
+            enumerated(setting, discordant, margin),
+        )
+
+
+# AUC and rmse: rows, and the bootstrap itself.
+
+_POSITIVE, _SHIFT, _NOISE = 0.4, 1.5, 0.3
+_SHARED = 0.95
+#: Pairs that the margin is found with; they are not judged.
+_PILOTS = 500
+
+
+def ranked(n: int) -> Draw:
+    """Scores of two normal classes (binormal ROC), with noise of each model's own; the candidate's shift is less.
+
+    With a shift d and variance v in both classes the true AUC is Phi(d / sqrt(2 v)).
+    """
+    spread = math.sqrt(2 * (1 + _NOISE**2))
+
+    def draw(generator: np.random.Generator, loss: float) -> tuple[Array, Array, Array]:
+        shift = spread * stats.norm.ppf(stats.norm.cdf(_SHIFT / spread) - loss)
+        labels = (generator.random(n) < _POSITIVE).astype(np.int64)
+        common = generator.normal(size=n)
+        first, second = (common + _NOISE * generator.normal(size=n) for _ in range(2))
+        return labels, first + _SHIFT * labels, second + shift * labels
+
+    return draw
+
+
+def measured_quantity(n: int) -> Draw:
+    """Normal errors of size 1, of which the models share most; the candidate's are larger by the loss."""
+
+    def draw(generator: np.random.Generator, loss: float) -> tuple[Array, Array, Array]:
+        labels, common = generator.normal(size=(2, n))
+        own = generator.normal(size=(2, n))
+        first, second = math.sqrt(_SHARED) * common + math.sqrt(1 - _SHARED) * own
+        return labels, labels + first, labels + (1 + loss) * second
+
+    return draw
+
+
+def judged(
+    metric: Metric, given: tuple[Array, Array, Array], margin: float, resamples: int, seed: int
+) -> tuple[bool, float]:
+    """Whether the judge itself accepts, and the observed loss."""
+    case = Case(*given, metric, metric.tasks[0], (), {}, None, None, Scorer(Path()), seed, CONFIDENCE)
+    found = compare(case, resamples)
+    line = Measured(
+        "metric",
+        metric.name,
+        "non_inferior",
+        found.n,
+        original=found.original,
+        shipped=found.shipped,
+        loss=found.drop,
+        lower=found.lower,
+        upper=found.upper,
+        margin=margin,
+    )
+    # No gain is too large here: how often a bound errs is the question.
+    terms = Terms(CONFIDENCE, math.inf, found.rarest, metric.bounded)
+    return judge([line], terms).verdict == "ACCEPT", found.drop
+
+
+def resampled(generator: np.random.Generator, metric: Metric, draw: Draw, n: int, pairs: int, resamples: int) -> Line:
+    """A metric that needs the bootstrap. The margin is such that theory accepts four of five models that lose nothing.
+
+    Theory: a loss that is normal, with the spread that was observed where there is no true one.
+    """
+
+    def accepted(loss: float, margin: float) -> tuple[Accepted, float]:
+        seeds = generator.integers(0, 2**31, pairs).tolist()
+        each = [judged(metric, draw(generator, loss), margin, resamples, seed) for seed in seeds]
+        losses = np.array([observed for _, observed in each])
+        ours = sum(said for said, _ in each)
+        return Accepted(pairs, ours, int((losses <= margin).sum())), float(losses.std(ddof=1))
+
+    margin = (QUANTILE + float(stats.norm.ppf(planning.POWER))) * spread(generator, metric, draw)
+    at_margin, _ = accepted(margin, margin)
+    at_zero, observed = accepted(0.0, margin)
+    theory = float(stats.norm.cdf(margin / observed - QUANTILE))
+    return Line(Setting(metric.name, f"{resamples} resamples", n, margin), at_margin, at_zero, theory)
+
+
+def spread(generator: np.random.Generator, metric: Metric, draw: Draw) -> float:
+    """Standard deviation of the observed loss of models that truly lose nothing."""
+    losses = []
+    for _ in range(_PILOTS):
+        labels, first, second = draw(generator, 0.0)
+        losses.append(metric.loss(metric(labels, first), metric(labels, second)))
+    return float(np.std(losses, ddof=1))
+
+
+def main() -> None:
+    """Print the table, a line as soon as it is known."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--pairs", type=int, default=20_000, help="simulated pairs of each setting of accuracy")
+    parser.add_argument("--rows", type=int, nargs="+", default=[500, 2000, 10_000, 50_000])
+    parser.add_argument("--margins", type=float, nargs="+", default=[0.002, 0.01], help="of accuracy")
+    parser.add_argument("--bootstrap-pairs", type=int, default=2000, help="simulated pairs of AUC and of rmse")
+    parser.add_argument("--bootstrap-rows", type=int, nargs="+", default=[500, 2000])
+    parser.add_argument("--resamples", type=int, default=1000)
+    options = parser.parse_args()
+    generator = np.random.default_rng(_SEED)
+    print(HEAD)
+    for line in accuracies(generator, options.rows, options.margins, options.pairs):
+        print(line, flush=True)
+    for n in options.bootstrap_rows:
+        for metric, draw in ((find("auc", "binary"), ranked(n)), (find("rmse", "regression"), measured_quantity(n))):
+            print(resampled(generator, metric, draw, n, options.bootstrap_pairs, options.resamples), flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,50 @@
+"""What the checks measure, before anything is judged."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+Word = Literal["ACCEPT", "REGRESSION", "INCONCLUSIVE", "ANOMALOUS", "INFEASIBLE"]
+Rule = Literal["non_inferior", "no_harm", "at_most", "nothing_found"]
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One thing measured of both models.
+
+    Attributes:
+        kind: what it belongs to: ``metric``, ``class``, ``slice``, ``flips``, ``calibration``, ``scores``,
+            ``explanation``, ``privacy``, ``robustness``, ``mechanics``, ``budget``, ``data`` or ``use``.
+        name: in words, such as ``recall of class 6``.
+        rule: how it is judged.
+
+            * ``non_inferior``: the upper bound of the loss must lie within the margin; else nothing is proven;
+            * ``no_harm``: a loss beyond the margin must not be shown: the lower bound must lie within it;
+            * ``at_most``: the loss itself must lie within the margin;
+            * ``nothing_found``: there must be no problems.
+        fails_as: the word for a rule that is broken.
+        n: rows that it rests on.
+        original: the original's figure, None if it has none.
+        shipped: the exported file's.
+        loss: how much worse the exported file is, whichever way the figure points; positive is worse.
+        lower: one-sided lower confidence bound of the loss.
+        upper: one-sided upper confidence bound of the loss.
+        margin: largest acceptable loss.
+        problems: what is wrong, a sentence each.
+        note: what else a reader should know, such as the least loss that so few rows could have shown.
+    """
+
+    kind: str
+    name: str
+    rule: Rule
+    n: int
+    fails_as: Word = "REGRESSION"
+    original: float | None = None
+    shipped: float | None = None
+    loss: float | None = None
+    lower: float | None = None
+    upper: float | None = None
+    margin: float | None = None
+    problems: tuple[str, ...] = ()
+    note: str = ""

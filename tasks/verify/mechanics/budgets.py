@@ -1,0 +1,53 @@
+"""The limits that a shipped file must keep to, held against what was measured when it was made."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from tasks.verify.measured import Measured
+
+#: Limit in the settings of `compress` -> what it is about.
+_BUDGETS = {
+    "max_size_kib": "size in KiB",
+    "max_p99_ms": "99th percentile of a call's time in ms",
+    "max_memory_mib": "peak of memory in MiB",
+}
+
+
+def measure(
+    limits: Mapping[str, Any], candidates: Sequence[Mapping[str, Any]], original: str, shipped: str
+) -> list[Measured]:
+    """The limits of ``compress`` against what that stage measured; a limit without a figure is a problem.
+
+    Args:
+        limits: settings of ``compress``: ``max_size_kib`` (KiB), ``max_p99_ms`` (milliseconds), ``max_memory_mib``
+            (MiB); None is no limit.
+        candidates: the table ``<artifacts>/runs/candidates.json``; of another target, its ``measured`` in their place.
+        original: name of the original in the table.
+        shipped: name of the exported file in it.
+    """
+    table = {row["name"]: _figures(row) for row in candidates}
+    lines = []
+    for key, what in _BUDGETS.items():
+        limit = limits.get(key)
+        if limit is None:
+            continue
+        before, after = (table.get(name, {}).get(key) for name in (original, shipped))
+        if after is None or not math.isfinite(after):
+            problem = f"{key} is {limit}, and {shipped} was not measured: run `dvc repro --force compress`"
+            lines.append(Measured("budget", what, "nothing_found", 0, "INFEASIBLE", problems=(problem,)))
+            continue
+        lines.append(
+            Measured("budget", what, "at_most", 1, "INFEASIBLE", before, after, loss=after, margin=float(limit))
+        )
+    return lines
+
+
+def _figures(row: Mapping[str, Any]) -> dict[str, float | None]:
+    """Figures of a candidate, by the limit that they are held against."""
+    laps = row.get("latency") or {}
+    smallest = min(laps, key=int, default=None)
+    p99 = None if smallest is None else laps[smallest]["p99_ms"]
+    return {"max_size_kib": row.get("size_kib"), "max_p99_ms": p99, "max_memory_mib": row.get("peak_mib")}

@@ -1,0 +1,91 @@
+"""How often a test set has been used to judge. A test that is asked again and again ends by saying yes.
+
+One candidate that is too bad is accepted with the error rate of the bound; of k such candidates, k times as many.
+Whoever goes on until something is accepted selects that error (Dwork et al., The reusable holdout, Science 2015).
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from tasks.core import files
+from tasks.core.errors import IntegrityError
+from tasks.verify.measured import Measured
+
+LEDGER = "test_uses.json"
+SCHEMA_VERSION = 1
+#: With bounds of 95 %, one accepted in error is expected among 20 candidates that are too bad, and five among 100.
+WARN_AFTER, REFUSE_AFTER = 20, 100
+
+
+def count(
+    folder: Path,
+    test_sha256: str,
+    model_sha256: str,
+    settings: str,
+    warn_after: int = WARN_AFTER,
+    refuse_after: int = REFUSE_AFTER,
+) -> Measured:
+    """Enter a judgement into the ledger, before it is made, and tell which one it is.
+
+    The same file judged with the same settings keeps the number that it got first. The file is replaced as a whole, so
+    that a kill leaves the old or the new one.
+
+    Args:
+        folder: where ``test_uses.json`` lies.
+        test_sha256: hash of the test split.
+        model_sha256: hash of the exported file.
+        settings: hash of the settings of the judgement.
+        warn_after: judgements without a warning.
+        refuse_after: judgements that are allowed.
+
+    Returns:
+        A line of kind ``use``, whose ``n`` is the number of this judgement, from 1.
+
+    Raises:
+        IntegrityError: if the ledger is not readable.
+        MachineError: if the disk refuses.
+    """
+    path = folder / LEDGER
+    ledger = _read(path)
+    uses = ledger.setdefault(test_sha256, [])
+    use = {"model": model_sha256, "settings": settings}
+    if use not in uses:
+        uses.append(use)
+        with files.machine_errors(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            files.write_json(path, {"schema_version": SCHEMA_VERSION, "tests": ledger})
+    number = uses.index(use) + 1
+    note = f"judgement {number} on this test set"
+    problems: tuple[str, ...] = ()
+    if number > refuse_after:
+        problems = (
+            f"this test set has been used for {number} judgements, {refuse_after} are allowed: take a fresh one "
+            "(a later validate.split.test_from on rows ingested anew, or another base.seed for a new random split)",
+        )
+    elif number > warn_after:
+        note += f"; more than {warn_after}: an acceptance means less and less, plan a fresh test set"
+    return Measured(
+        "use", "uses of the test set", "nothing_found", number, "INCONCLUSIVE", problems=problems, note=note
+    )
+
+
+def _read(path: Path) -> dict[str, list[dict[str, str]]]:
+    """Hash of a test split -> its judgements, oldest first."""
+    try:
+        if not path.exists():
+            return {}
+        raw: dict[str, Any] = files.read_json(path)
+        if raw["schema_version"] != SCHEMA_VERSION:
+            raise ValueError(f"schema version {raw['schema_version']}")
+        return {
+            str(test): [{"model": str(use["model"]), "settings": str(use["settings"])} for use in uses]
+            for test, uses in raw["tests"].items()
+        }
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise IntegrityError(
+            f"the ledger of a test set's uses must be readable, with schema version {SCHEMA_VERSION}",
+            f"{path}: {type(error).__name__}: {error}",
+            "restore it from a copy; without one, take a fresh test set and remove the file",
+        ) from error
