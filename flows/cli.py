@@ -103,6 +103,44 @@ def predict(
                 path.replace(out)
 
 
+@app.command("verify-model")
+def verify_model(
+    original: Annotated[Path, typer.Argument(help="ONNX file that the candidate must be as good as.")],
+    candidate: Annotated[Path, typer.Argument(help="ONNX file that would be shipped.")],
+    data: Annotated[Path, typer.Option("--data", help="Labelled rows: .csv, .parquet, or .npz of arrays.")],
+    label: Annotated[str, typer.Option(help="Column or array of the labels.")] = "y",
+    task: Annotated[str, typer.Option(help="auto, binary, multiclass or regression.")] = "auto",
+    classes: Annotated[int | None, typer.Option(min=2, help="Labels are the integers below this.")] = None,
+    metric: Annotated[str | None, typer.Option(help="What decides (default: auc, accuracy or rmse).")] = None,
+    output: Annotated[str | None, typer.Option(help="Output that is judged (default: the only one of floats).")] = None,
+    margin: Annotated[str | None, typer.Option(help="Largest acceptable loss: 0.002, or a share such as 1%.")] = None,
+    group: Annotated[str | None, typer.Option(help="Column of the rows that belong together.")] = None,
+    slices: Annotated[list[str] | None, typer.Option("--slice", help="Column that cuts the rows into slices.")] = None,
+    device: Annotated[str, typer.Option(help="Where the candidate is judged: auto, cpu, cuda or tensorrt.")] = "auto",
+    out: Annotated[Path, typer.Option("--out", help="Folder for verdict.json and report.html.")] = Path("verdict"),
+) -> None:
+    """Judge any ONNX file against another one on labelled rows, outside a pipeline.
+
+    Exit codes: 0 accepted, 2 usage, 3 rows rejected, 4 not shown to be as good, 5 a broken file.
+    """
+    from tasks.core.errors import NotProven
+    from tasks.core.settings import verify_section
+    from tasks.verify.two_models import Question, judge
+
+    if task not in ("auto", "binary", "multiclass", "regression"):
+        raise UsageError("--task is auto, binary, multiclass or regression", task, "choose one of them")
+    own = verify_section({"margin": margin, "slices": slices or []})
+    asked = Question(original, candidate, data, label, task, classes, metric, output, group, device)
+    told = judge(asked, own, out)
+    typer.echo(f"{told['verdict']}: {told['reason']}\n{out / 'report.html'}")
+    if told["verdict"] != "ACCEPT":
+        raise NotProven(
+            "the candidate must be shown to be as good as the original",
+            f"{told['verdict']}: {told['reason']}",
+            f"read {out / 'report.html'}; give more rows or a wider --margin",
+        )
+
+
 @app.command()
 def doctor(
     params: Annotated[Path, typer.Option("--params", help="Params file of the pipeline.")] = Path("params.yaml"),

@@ -6,6 +6,7 @@ complete from (kept in ``tasks/core/params.schema.json``; a test keeps the two e
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 import operator
@@ -299,6 +300,22 @@ class Params(Section):
     def section(self, stage: str) -> Any:
         """The section of a stage (one of :data:`STAGES`)."""
         return getattr(self, "validate_" if stage == "validate" else stage)
+
+
+def verify_section(raw: dict[str, Any]) -> Verify:
+    """The settings of the gate outside a pipeline; a margin may be a number as text.
+
+    Raises:
+        SettingsError: with every mistake.
+    """
+    margin = raw.get("margin")
+    if isinstance(margin, str) and not margin.endswith("%"):
+        with contextlib.suppress(ValueError):  # the section's own rule tells what a margin is
+            raw = raw | {"margin": float(margin)}
+    section, mistakes = check(Verify, raw, _SCHEMA)
+    if section is None:
+        raise settings_error("the options", mistakes, _SCHEMA)
+    return section
 
 
 def load(path: Path) -> Params:

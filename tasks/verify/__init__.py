@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
@@ -114,58 +113,23 @@ def _budgets(settings: StageSettings, inputs: Mapping[str, Path], one: Evidence)
 
 
 def _verdict(settings: StageSettings, judged: Sequence[_Judged]) -> dict[str, Any]:
-    """``verdict.json``: a line of the metric for each variant that could be compared; all else is about the first one.
+    """``verdict.json``: lines and checks of all variants; all else is about the first one.
 
     The word is the first variant's, or that of the first one that is no ACCEPT.
     """
-    from tasks.verify import evidence as gather
+    from tasks.verify.published import told_of
 
-    first = judged[0]
-    worst = next((one for one in judged if one.judged.verdict.verdict != "ACCEPT"), first)
-    reason = worst.judged.verdict.reason
-    comparable = first.judged.comparison is not None
-    return {
-        "verdict": worst.judged.verdict.verdict,
-        "reason": reason if worst is first else f"{worst.evidence.variant}: {reason}",
-        "lines": [_line(one) for one in judged if one.judged.comparison is not None],
-        "checks": [row | {"variant": one.evidence.variant} for one in judged for row in one.judged.rows()],
-        "notes": first.judged.notes,
-        "drawings": first.judged.drawings,
-        "figures": _all_finite(gather.figures(first.evidence.case)) if comparable else {},
-        "confidence": settings.own.confidence,
-        "method": first.judged.comparison.method if first.judged.comparison else "",
-        "provider": first.evidence.provider,
-        "model_sha256": first.evidence.model_sha256,
-    }
-
-
-def _line(one: _Judged) -> dict[str, Any]:
-    """The metric of a variant, and the word for the variant as a whole."""
-    comparison, evidence = one.judged.comparison, one.evidence
-    if comparison is None:
-        raise ValueError(f"{evidence.variant} has no comparison")
-    figures = {key: _finite(value) for key, value in asdict(comparison).items()}
-    return figures | {
-        "metric": evidence.case.metric.name,
-        "bound": figures.pop("upper"),
-        "margin": one.judged.margin,
-        "verdict": one.judged.verdict.verdict,
-        "reason": one.judged.verdict.reason,
-        "variant": evidence.variant,
-        "model_sha256": evidence.model_sha256,
-        "provider": evidence.provider,
-    }
-
-
-def _all_finite(figures: Mapping[str, Mapping[str, float]]) -> dict[str, dict[str, Any]]:
-    return {name: {side: _finite(value) for side, value in pair.items()} for name, pair in figures.items()}
-
-
-def _finite(value: Any) -> Any:
-    """The figure, or None where there is none: JSON has no NaN."""
-    if isinstance(value, tuple):
-        return [_finite(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+    told = [
+        told_of(of.variant, of.model_sha256, of.provider, of.case, one.judged, settings.own)
+        for one in judged
+        for of in (one.evidence,)
+    ]
+    worst = next((each for each in told if each["verdict"] != "ACCEPT"), told[0])
+    place = next(index for index, each in enumerate(told) if each is worst)
+    variant = judged[place].evidence.variant
+    gathered = {key: [row for each in told for row in each[key]] for key in ("lines", "checks")}
+    reason = worst["reason"] if worst is told[0] else f"{variant}: {worst['reason']}"
+    return told[0] | gathered | {"verdict": worst["verdict"], "reason": reason}
 
 
 def _metrics(one: _Judged, prefix: str) -> dict[str, float]:

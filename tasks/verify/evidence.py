@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 from deploy.variants import Variant, Variants
 from tasks.core import devices, manifest, original
 from tasks.core.errors import UsageError
-from tasks.core.metrics import class_recalls, find, usual
+from tasks.core.metrics import find
 from tasks.core.stage import StageSettings
 from tasks.verify.case import Case, Scorer
 from tasks.verify.checks import Members
@@ -159,22 +159,3 @@ def as_column(answers: np.ndarray) -> pa.Array:
     width = int(np.prod(answers.shape[1:], dtype=np.int64))
     flat = pa.array(answers.ravel())
     return flat if width == 1 else pa.FixedSizeListArray.from_arrays(flat, width)
-
-
-def figures(found: Case) -> dict[str, dict[str, float]]:
-    """Every usual metric of the task for both models, and the recall of each class: name -> original, shipped."""
-    result = {}
-    for name in dict.fromkeys((found.metric.name, *usual(found.task, found.original.shape[-1]))):
-        metric = find(name, found.task)
-        result[name] = {
-            "original": metric(found.labels, found.original),
-            "shipped": metric(found.labels, found.shipped),
-        }
-    if found.task in ("binary", "multiclass"):
-        sides = {
-            side: class_recalls(found.labels, answers, len(found.classes))
-            for side, answers in (("original", found.original), ("shipped", found.shipped))
-        }
-        for index, value in enumerate(found.classes):
-            result[f"recall of {value}"] = {side: recalls[index] for side, recalls in sides.items()}
-    return result

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 #: A gain of so many usual margins is implausible, where params say nothing else.
 _TIMES = 10
+#: A probability may miss 0 or 1 by so much: the arithmetic of float16.
+_ROUNDING = 1e-3
 
 
 @dataclass(frozen=True)
@@ -101,6 +103,9 @@ def _value_anomaly(case: Case) -> str:
     for name, answers in (("original", case.original), ("exported", case.shipped)):
         if answers.dtype.kind == "f" and not np.isfinite(answers).all():
             return f"{int((~np.isfinite(answers)).sum())} answers of the {name} model are not finite"
+        outside = (answers < -_ROUNDING) | (answers > 1 + _ROUNDING)
+        if case.task in ("binary", "multiclass") and outside.any():
+            return f"{int(outside.sum())} answers of the {name} model are no probabilities"
     return ""
 
 

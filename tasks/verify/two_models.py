@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from tasks.core import files
 from tasks.core.brought.original import Brought, admit
+from tasks.core.errors import UsageError
 from tasks.core.metrics import find
 from tasks.core.settings import Tune
-from tasks.verify import labelled
+from tasks.verify import gate, labelled, model_file, report
 from tasks.verify.case import Case, Scorer
+from tasks.verify.published import told_of
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -22,25 +28,11 @@ if TYPE_CHECKING:
 _USUAL = {"binary": "auc", "multiclass": "accuracy", "regression": "rmse"}
 
 
-def compare(
-    original: Path,
-    candidate: Path,
-    data: Path,
-    *,
-    label: str,
-    task: str,
-    classes: int | None,
-    metric: str | None,
-    output: str | None,
-    drop: tuple[str, ...],
-    device: str,
-    verify: Verify,
-    seed: int,
-    scratch: Path,
-) -> Case:
-    """Both files' answers to the rows.
+@dataclass(frozen=True)
+class Question:
+    """What is asked of two files.
 
-    Args:
+    Attributes:
         original: what the candidate must be as good as.
         candidate: the file that would be shipped.
         data: labelled rows, see :func:`tasks.verify.labelled.read`.
@@ -49,34 +41,88 @@ def compare(
         classes: labels are the integers below it; None takes those that occur.
         metric: what decides; None takes auc, accuracy or rmse.
         output: the files' output that is judged; None takes their only one of floats.
-        drop: columns that the files do not read.
+        group: column of what belongs together; None where each row stands alone.
         device: where the candidate is judged.
-        verify: confidence.
         seed: of everything random.
-        scratch: an empty folder for the files as they are scored.
+    """
+
+    original: Path
+    candidate: Path
+    data: Path
+    label: str = "y"
+    task: str = "auto"
+    classes: int | None = None
+    metric: str | None = None
+    output: str | None = None
+    group: str | None = None
+    device: str = "auto"
+    seed: int = 0
+
+
+def judge(question: Question, own: Verify, out: Path) -> dict[str, Any]:
+    """Ask the gate, and leave ``verdict.json`` and ``report.html``.
+
+    Args:
+        question: the files and the rows.
+        own: margins and checks, as in a params file.
+        out: a folder, made if it is not there; what it holds of an earlier verdict is replaced.
+
+    Returns:
+        What ``verdict.json`` holds.
 
     Raises:
         UsageError: if a file does not fit the rows.
         IntegrityError: if a file is no ONNX file, or cannot be scored.
         DataRejected: if the rows are not what they must be.
+        MachineError: if the device or the disk refuses.
     """
-    rows, facts = labelled.read(data, label, task, classes)
-    judged = find(metric or _USUAL[facts["task"]], facts["task"])
-    raw = {"start_from": "model.onnx", "output": output, "features": {"drop": list(drop)}}
+    with TemporaryDirectory(prefix="assay-") as scratch:
+        case, slices = _case(question, own, Path(scratch))
+        known = [] if "file" not in own.checks else model_file.measure(case.shipped_file.folder)
+        provider = case.shipped_file.score({name: array[:1] for name, array in case.columns.items()}).provider
+        judged = gate.decide(case, own, known, slices)
+    told = told_of(question.candidate.name, files.sha256(question.candidate), provider, case, judged, own)
+    with files.machine_errors(out):
+        out.mkdir(parents=True, exist_ok=True)
+        files.write_json(out / "verdict.json", told)
+        files.write_text(out / "report.html", report.render(question.candidate.name, told))
+    return told
+
+
+def _case(question: Question, own: Verify, scratch: Path) -> tuple[Case, dict[str, np.ndarray]]:
+    """Both files' answers, and the columns that cut the rows into slices."""
+    rows, facts = labelled.read(question.data, question.label, question.task, question.classes)
+    metric = find(question.metric or _USUAL[facts["task"]], facts["task"])
+    beside = [name for name in (question.group, *own.slices) if name is not None]
+    if absent := sorted(set(beside) - set(rows.column_names)):
+        there = ", ".join(rows.column_names)
+        raise UsageError("--group and --slice name columns of the rows", ", ".join(absent), f"choose from {there}")
+    dropped = [] if question.group is None else [question.group]
+    raw = {"start_from": "model.onnx", "output": question.output, "features": {"drop": dropped}}
     tune = Tune.model_validate_json(files.canonical_json(raw))
-    first, second = (
-        _admitted(path, facts, tune, rows, scratch / name)
-        for name, path in (("original", original), ("candidate", candidate))
-    )
-    scorers = Scorer(scratch / "original", "cpu"), Scorer(scratch / "candidate", device)
+    paths = {"original": question.original, "candidate": question.candidate}
+    first, second = (_admitted(path, facts, tune, rows, scratch / name) for name, path in paths.items())
+    original, shipped = Scorer(scratch / "original", "cpu"), Scorer(scratch / "candidate", question.device)
     columns = second.encoder.raw_inputs(rows)
-    answers = [
-        scorer.answers(model.encoder.raw_inputs(rows)) for scorer, model in zip(scorers, (first, second), strict=True)
-    ]
-    return Case(
-        second.encoder.labels(rows), answers[0], answers[1], judged, facts["task"], facts["classes"], columns, None,
-        scorers[0], scorers[1], seed, verify.confidence,
-    )  # fmt: skip
+    case = Case(
+        labels=second.encoder.labels(rows),
+        original=original.answers(first.encoder.raw_inputs(rows)),
+        shipped=shipped.answers(columns),
+        metric=metric,
+        task=facts["task"],
+        classes=facts["classes"],
+        columns=columns,
+        groups=None if question.group is None else _values(rows, question.group),
+        original_file=original,
+        shipped_file=shipped,
+        seed=question.seed,
+        confidence=own.confidence,
+    )
+    return case, {name: _values(rows, name) for name in own.slices}
+
+
+def _values(rows: pa.Table, name: str) -> np.ndarray:
+    return np.asarray(rows[name].to_numpy(zero_copy_only=False))
 
 
 def _admitted(path: Path, facts: Mapping[str, Any], tune: Tune, rows: pa.Table, folder: Path) -> Brought:

@@ -73,7 +73,7 @@ def measure(case: Case, shortfall: float = SHORTFALL, rows: int = ROWS) -> tuple
         ValueError: if answers do not fit the task.
     """
     try:
-        from captum.attr import FeatureAblation  # type: ignore[import-not-found, unused-ignore]
+        from captum.attr import FeatureAblation
     except ImportError:
         return [], Attributions(note="Captum is not installed: the extra `explain` adds this check")
     if case.original_file is None:

@@ -1,0 +1,81 @@
+"""``verdict.json``: what the gate says of a file, as JSON values."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from tasks.core.metrics import class_recalls, find, usual
+from tasks.verify.case import Case
+from tasks.verify.gate import Judged
+
+if TYPE_CHECKING:
+    from tasks.core.settings import Verify
+
+
+def told_of(variant: str, model_sha256: str, provider: str, case: Case, judged: Judged, own: Verify) -> dict[str, Any]:
+    """The verdict on one file.
+
+    Args:
+        variant: what the file is called: the target that it is for, or its name.
+        model_sha256: its hash.
+        provider: what ran it.
+        case: the answers.
+        judged: what the gate says.
+        own: the section of the settings.
+    """
+    about = {"variant": variant, "model_sha256": model_sha256, "provider": provider}
+    verdict, comparison = judged.verdict, judged.comparison
+    return {
+        "verdict": verdict.verdict,
+        "reason": verdict.reason,
+        "lines": [] if comparison is None else [_line(case, judged) | about],
+        "checks": [row | {"variant": variant} for row in judged.rows()],
+        "notes": judged.notes,
+        "drawings": judged.drawings,
+        "figures": {} if comparison is None else figures(case),
+        "confidence": own.confidence,
+        "method": "" if comparison is None else comparison.method,
+        "provider": provider,
+        "model_sha256": model_sha256,
+    }
+
+
+def _line(case: Case, judged: Judged) -> dict[str, Any]:
+    """The metric, and the word for the file as a whole."""
+    found = {key: _finite(value) for key, value in asdict(judged.comparison).items()}  # type: ignore[arg-type]  # it is
+    return found | {
+        "metric": case.metric.name,
+        "bound": found.pop("upper"),
+        "margin": judged.margin,
+        "verdict": judged.verdict.verdict,
+        "reason": judged.verdict.reason,
+    }
+
+
+def figures(found: Case) -> dict[str, dict[str, Any]]:
+    """Every usual metric of the task for both models, and the recall of each class: name -> original, shipped."""
+    result: dict[str, Mapping[str, float]] = {}
+    for name in dict.fromkeys((found.metric.name, *usual(found.task, found.original.shape[-1]))):
+        metric = find(name, found.task)
+        result[name] = {
+            "original": metric(found.labels, found.original),
+            "shipped": metric(found.labels, found.shipped),
+        }
+    if found.task in ("binary", "multiclass"):
+        sides = {
+            side: class_recalls(found.labels, answers, len(found.classes))
+            for side, answers in (("original", found.original), ("shipped", found.shipped))
+        }
+        for index, value in enumerate(found.classes):
+            result[f"recall of {value}"] = {side: recalls[index] for side, recalls in sides.items()}
+    return {name: {side: _finite(value) for side, value in pair.items()} for name, pair in result.items()}
+
+
+def _finite(value: Any) -> Any:
+    """The figure, or None where there is none: JSON has no NaN."""
+    if isinstance(value, tuple):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
