@@ -1,4 +1,4 @@
-"""`python -m deploy.score FOLDER ROWS.npz OUT.npz [--device D] [--threads N] [--batch N]`: score in a process of its own.
+"""`python -m deploy.score FOLDER ROWS.npz OUT.npz [--device D] [--threads N] [--batch N]`: score rows on its own.
 
 The verifier judges the exported file with this: nothing but numpy and onnxruntime is in the process, and it says so.
 """

@@ -38,6 +38,8 @@ def publish(artifacts: Path, stage: str, passed: bool) -> None:
     elif page:
         markdown = verdict_markdown(files.read_json(page))
         create_markdown_artifact(markdown, key=f"{stage}-verdict", description=f"Verdict of {stage}")
+        if (drawn := page.with_name("report.html")).is_file():
+            create_link_artifact(drawn.resolve().as_uri(), key=f"{stage}-page", link_text=f"{stage}: {drawn.name}")
     log = log_file(artifacts, stage)
     if log.is_file():
         create_link_artifact(log.resolve().as_uri(), key=f"{stage}-log", link_text=f"{stage}: log")

@@ -46,6 +46,8 @@ _MOST_OF = 0.8
 #: More passes than this teach a student nothing that pays.
 _MOST_PASSES = 60
 _MOST_SHAPES, _MOST_SHORT = 24, 8
+#: A shape that could not make so many in the time left is not the first one to be trained in full.
+_ENOUGH_PASSES = 40
 _SCREEN_ROUNDS, _SCREEN_SECONDS = 30, 300.0
 
 
@@ -254,14 +256,14 @@ class Search:
     def _in_turn(self, family: Family, ladder: Sequence[Screened]) -> list[Screened]:
         """Shapes for a short recovery; under a limit of size the one that will be trained first comes first.
 
-        That is the largest one that there is time to teach all that passes can teach.
+        That is the largest one that there is time to teach.
         """
         turns = _spread(ladder, _MOST_SHORT)
         if not ladder or not math.isfinite(self.max_bytes):
             return turns
         by_size = sorted(ladder, key=lambda one: one.bytes, reverse=True)
         left = family.clock.left
-        taught = (one for one in by_size if family.passes(one.shape, left) >= _MOST_PASSES)
+        taught = (one for one in by_size if family.passes(one.shape, left) >= _ENOUGH_PASSES)
         self.lead = next(taught, by_size[-1])
         return [self.lead, *(one for one in turns if one is not self.lead)][:_MOST_SHORT]
 

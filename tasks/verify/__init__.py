@@ -48,7 +48,7 @@ def run(settings: StageSettings, inputs: Mapping[str, Path], out: Path) -> Manif
         judged = [_judge(settings, inputs, one, known) for one in found]
     told = _verdict(settings, judged)
     files.write_json(out / "verdict.json", told)
-    files.write_text(out / "report.html", report.render(settings.base.name, told))
+    files.write_text(out / "report.html", report.render(settings.base.name, told, found[0].case))
     log.info("verify: %s: %s", told["verdict"], told["reason"])
     if told["verdict"] != "ACCEPT":
         kept = reports.publish_rejected(settings.artifacts, "verify", out)

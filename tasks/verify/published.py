@@ -7,12 +7,18 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from tasks.core.metrics import class_recalls, find, usual
+from tasks.verify.behaviour import probabilities
 from tasks.verify.case import Case
 from tasks.verify.gate import Judged
 
 if TYPE_CHECKING:
     from tasks.core.settings import Verify
+
+#: A table of more is not read by anybody.
+_MOST_CLASSES = 12
 
 
 def told_of(variant: str, model_sha256: str, provider: str, case: Case, judged: Judged, own: Verify) -> dict[str, Any]:
@@ -34,13 +40,26 @@ def told_of(variant: str, model_sha256: str, provider: str, case: Case, judged: 
         "lines": [] if comparison is None else [_line(case, judged) | about],
         "checks": [row | {"variant": variant} for row in judged.rows()],
         "notes": judged.notes,
-        "drawings": judged.drawings,
+        "drawings": judged.drawings | _confusion(case) if comparison is not None else {},
         "figures": {} if comparison is None else figures(case),
         "confidence": own.confidence,
         "method": "" if comparison is None else comparison.method,
         "provider": provider,
         "model_sha256": model_sha256,
     }
+
+
+def _confusion(case: Case) -> dict[str, Any]:
+    """Rows of each class (down) by the class that was decided for (right), for both models, where classes are few."""
+    if case.task not in ("binary", "multiclass") or len(case.classes) > _MOST_CLASSES:
+        return {}
+    count = len(case.classes)
+    sides = {}
+    for side, answers in (("original", case.original), ("shipped", case.shipped)):
+        decided = probabilities(answers).argmax(axis=1)
+        cells = np.bincount(case.labels.astype(np.int64) * count + decided, minlength=count * count)
+        sides[side] = cells.reshape(count, count).tolist()
+    return {"confusion": {"classes": [str(value) for value in case.classes], **sides}}
 
 
 def _line(case: Case, judged: Judged) -> dict[str, Any]:

@@ -7,7 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from tasks.verify.case import Case
 
 #: Grave lines first, then as they were measured.
 _ORDER = ("ANOMALOUS", "REGRESSION", "INFEASIBLE", "INCONCLUSIVE", "ACCEPT")
@@ -44,13 +47,13 @@ class Bar:
         return Bar(*(4 + 92 * (mark - low) / width for mark in marks))
 
 
-def render(name: str, verdict: Mapping[str, Any], pictures: Mapping[int, str] | None = None) -> str:
+def render(name: str, verdict: Mapping[str, Any], case: Case) -> str:
     """The page (HTML).
 
     Args:
         name: of the model.
         verdict: ``verdict.json``.
-        pictures: of rows that are images: place in test -> data URI.
+        case: holds the rows to look at.
     """
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
@@ -69,8 +72,16 @@ def render(name: str, verdict: Mapping[str, Any], pictures: Mapping[int, str] | 
         verdict=verdict,
         said=_SAID[verdict["verdict"]],
         lines=[(line, Bar.of(line)) for line in lines],
-        pictures=pictures or {},
+        pictures=_pictures(verdict, case),
     )
+
+
+def _pictures(verdict: Mapping[str, Any], case: Case) -> dict[int, str]:
+    """Pictures of the rows to look at, where rows are images: see :func:`tasks.verify.pictures.of`."""
+    from tasks.verify import pictures
+
+    flips = verdict["drawings"].get("flips")
+    return {} if flips is None else pictures.of(case.columns, [row["row"] for row in flips["worst"]])
 
 
 def _number(value: Any) -> str:

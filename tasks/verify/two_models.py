@@ -85,7 +85,7 @@ def judge(question: Question, own: Verify, out: Path) -> dict[str, Any]:
     with files.machine_errors(out):
         out.mkdir(parents=True, exist_ok=True)
         files.write_json(out / "verdict.json", told)
-        files.write_text(out / "report.html", report.render(question.candidate.name, told))
+        files.write_text(out / "report.html", report.render(question.candidate.name, told, case))
     return told
 
 
