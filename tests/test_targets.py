@@ -227,7 +227,7 @@ def test_each_variant_is_judged_on_its_own_answers(two: Path) -> None:
     assert manifest.read(verified).metrics["verify.edge.shipped_auc"] == lines["edge"]["shipped"]
 
 
-@pytest.mark.parametrize(("file", "said"), [(EDGE, "REGRESSION: edge: the drop"), ("model.onnx", "REGRESSION: the")])
+@pytest.mark.parametrize(("file", "said"), [(EDGE, "REGRESSION: edge: the loss"), ("model.onnx", "REGRESSION: the")])
 def test_a_variant_that_fails_the_gate_stops_all(world: Path, file: str, said: str) -> None:
     rebuild_model(world, make_worse, file)
     before = manifest.identity(world / "artifacts" / "verify")

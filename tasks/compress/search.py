@@ -47,7 +47,7 @@ _MOST_OF = 0.8
 _MOST_PASSES = 60
 _MOST_SHAPES, _MOST_SHORT = 24, 8
 #: A shape that could not make so many in the time left is not the first one to be trained in full.
-_ENOUGH_PASSES = 40
+_ENOUGH_PASSES = 30
 _SCREEN_ROUNDS, _SCREEN_SECONDS = 30, 300.0
 
 

@@ -41,7 +41,7 @@ class Evidence:
         case: both models' answers.
         provider: what ran the file.
         slices: columns that cut test into slices, [n] each.
-        members: gives both models' answers to a sample of train.
+        members: gives both models' answers to a sample of train; None where train holds no such rows.
     """
 
     variant: str
@@ -51,7 +51,7 @@ class Evidence:
     case: Case
     provider: str
     slices: Mapping[str, np.ndarray]
-    members: Callable[[], Members]
+    members: Callable[[], Members] | None
 
 
 def collect(settings: StageSettings, inputs: Mapping[str, Path], scratch: Path) -> list[Evidence]:
@@ -98,7 +98,9 @@ def collect(settings: StageSettings, inputs: Mapping[str, Path], scratch: Path) 
 
         sha256 = hashes[variant.model].sha256
         provider = exported.provider
-        found.append(Evidence(variant.target, shipped.folder, sha256, rows["row"], case, provider, slices, members))
+        # A recommender's train holds interactions, which are no requests that could be answered.
+        asked = None if facts["task"] == "ranking" else members
+        found.append(Evidence(variant.target, shipped.folder, sha256, rows["row"], case, provider, slices, asked))
     return found
 
 
