@@ -159,7 +159,7 @@ def _more_rows_ingested(root: Path) -> None:
 LONGER: dict[str, Callable[[Path], object]] = {
     "ingest": _more_rows,
     "validate": _more_rows_ingested,
-    "verify": lambda root: worlds.write_params(root, {"verify": {"resamples": 15_000}}),
+    "verify": lambda root: worlds.write_params(root, {"verify": {"resamples": 60_000}}),
 }
 
 
