@@ -67,7 +67,11 @@ def examine(
     for name in own.checks:
         if name in _CHECKS:
             log.info("verify: %s", name)
-            _CHECKS[name](found, case, limits)
+            try:
+                _CHECKS[name](found, case, limits)
+            except ValueError as error:  # answers that cannot be, to rows that test does not hold
+                problem = Measured(name, "answers", "nothing_found", 0, "ANOMALOUS", problems=(str(error),))
+                found.measured.append(problem)
     if "slices" in own.checks:
         _slices(found, case, own, slices)
     if "privacy" in own.checks and members is not None:

@@ -75,7 +75,7 @@ def decide(
         IntegrityError: if a file cannot be scored.
     """
     if anomaly := shape_anomaly(case) or _value_anomaly(case):
-        broken = Measured("metric", "answers", "nothing_found", len(case.labels), "ANOMALOUS", problems=(anomaly,))
+        broken = Measured("mechanics", "answers", "nothing_found", len(case.labels), "ANOMALOUS", problems=(anomaly,))
         verdict = judge([broken, *known], Terms(own.confidence, math.inf, 0, case.metric.bounded))
         return Judged(Verdict("ANOMALOUS", anomaly, verdict.lines), None, None, {}, [])
     comparison = statistics.compare(case, own.resamples)

@@ -76,9 +76,15 @@ def judge(question: Question, own: Verify, out: Path) -> dict[str, Any]:
         DataRejected: if the rows are not what they must be.
         MachineError: if the device or the disk refuses.
     """
+    for name in ("verdict.json", "report.html"):
+        (out / name).unlink(missing_ok=True)  # an earlier verdict must not stand for this one
     with TemporaryDirectory(prefix="assay-") as scratch:
         case, slices = _case(question, own, Path(scratch))
-        known = [] if "file" not in own.checks else model_file.measure(case.shipped_file.folder)
+        known = (
+            []
+            if "file" not in own.checks
+            else model_file.measure(case.shipped_file.folder, original=Path(scratch) / "original" / "model.onnx")
+        )
         provider = case.shipped_file.score({name: array[:1] for name, array in case.columns.items()}).provider
         judged = gate.decide(case, own, known, slices)
     told = told_of(question.candidate.name, files.sha256(question.candidate), provider, case, judged, own)
