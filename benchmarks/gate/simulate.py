@@ -12,15 +12,13 @@ import itertools
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from scipy import stats
 
 from tasks.core.metrics import Metric, find
-from tasks.verify.case import Case, Scorer
-from tasks.verify.measured import Measured
-from tasks.verify.statistics import compare, planning
+from tasks.verify.gate import proof
+from tasks.verify.statistics import paired, planning
 from tasks.verify.statistics.proportions import tango
 from tasks.verify.verdict import Terms, judge
 
@@ -195,23 +193,10 @@ def judged(
     metric: Metric, given: tuple[Array, Array, Array], margin: float, resamples: int, seed: int
 ) -> tuple[bool, float]:
     """Whether the judge itself accepts, and the observed loss."""
-    case = Case(*given, metric, metric.tasks[0], (), {}, None, None, Scorer(Path()), seed, CONFIDENCE)
-    found = compare(case, resamples)
-    line = Measured(
-        "metric",
-        metric.name,
-        "non_inferior",
-        found.n,
-        original=found.original,
-        shipped=found.shipped,
-        loss=found.drop,
-        lower=found.lower,
-        upper=found.upper,
-        margin=margin,
-    )
+    found = paired(metric, *given, None, CONFIDENCE, resamples, seed)
     # No gain is too large here: how often a bound errs is the question.
     terms = Terms(CONFIDENCE, math.inf, found.rarest, metric.bounded)
-    return judge([line], terms).verdict == "ACCEPT", found.drop
+    return judge([proof(metric.name, found, margin)], terms).verdict == "ACCEPT", found.drop
 
 
 def resampled(generator: np.random.Generator, metric: Metric, draw: Draw, n: int, pairs: int, resamples: int) -> Line:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from tasks.core import pages
 from tasks.validate.outcome import in_short, share
 
 _ORDER = {"failed": 0, "warning": 1, "not run": 2, "quarantined": 3, "passed": 4}
@@ -16,15 +17,7 @@ _KINDS = {"check": 0, "rule": 1, "column": 2}
 
 def render(results: Mapping[str, Any]) -> str:
     """The page (HTML) of what :func:`~tasks.validate.results.gather` gave."""
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-
-    environment = Environment(
-        loader=PackageLoader("tasks.validate", "."),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    environment = pages.environment("tasks.validate")
     environment.filters |= {"share": share, "count": _count, "rows": _rows, "value": _value}
     outcomes = sorted(results["outcomes"], key=lambda o: (_ORDER[o["outcome"]], _KINDS[o["kind"]]))
     page = environment.get_template("report.html.j2").render(

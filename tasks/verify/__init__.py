@@ -119,17 +119,17 @@ def _verdict(settings: StageSettings, judged: Sequence[_Judged]) -> dict[str, An
     """
     from tasks.verify.published import told_of
 
-    told = [
-        told_of(of.variant, of.model_sha256, of.provider, of.case, one.judged, settings.own)
+    told = {
+        (found := one.evidence).variant: told_of(
+            found.variant, found.model_sha256, found.provider, found.case, one.judged, settings.own
+        )
         for one in judged
-        for of in (one.evidence,)
-    ]
-    worst = next((each for each in told if each["verdict"] != "ACCEPT"), told[0])
-    place = next(index for index, each in enumerate(told) if each is worst)
-    variant = judged[place].evidence.variant
-    gathered = {key: [row for each in told for row in each[key]] for key in ("lines", "checks")}
-    reason = worst["reason"] if worst is told[0] else f"{variant}: {worst['reason']}"
-    return told[0] | gathered | {"verdict": worst["verdict"], "reason": reason}
+    }
+    first, *_ = told.values()
+    variant, worst = next(((name, each) for name, each in told.items() if each["verdict"] != "ACCEPT"), ("", first))
+    gathered = {key: [row for each in told.values() for row in each[key]] for key in ("lines", "checks")}
+    reason = worst["reason"] if worst is first else f"{variant}: {worst['reason']}"
+    return first | gathered | {"verdict": worst["verdict"], "reason": reason}
 
 
 def _metrics(one: _Judged, prefix: str) -> dict[str, float]:

@@ -13,7 +13,7 @@ from tasks.verify.measured import Measured
 if TYPE_CHECKING:
     import numpy as np
 
-    from tasks.core.settings import Limits, Verify
+    from tasks.core.settings import Verify
 
 
 @dataclass(frozen=True)
@@ -23,6 +23,16 @@ class Members:
     labels: np.ndarray
     original: np.ndarray
     shipped: np.ndarray
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """What a check may look at: see :func:`examine`."""
+
+    case: Case
+    own: Verify
+    slices: Mapping[str, np.ndarray]
+    members: Callable[[], Members] | None
 
 
 @dataclass
@@ -63,62 +73,65 @@ def examine(
         MachineError: if the device or the disk refuses.
         IntegrityError: if a file cannot be scored.
     """
-    found, limits = Findings(), own.limits
+    found, asked = Findings(), _Asked(case, own, slices, members)
     for name in own.checks:
         if name in _CHECKS:
             log.info("verify: %s", name)
             try:
-                _CHECKS[name](found, case, limits)
+                _CHECKS[name](found, asked)
             except ValueError as error:  # answers that cannot be, to rows that test does not hold
                 problem = Measured(name, "answers", "nothing_found", 0, "ANOMALOUS", problems=(str(error),))
                 found.measured.append(problem)
-    if "slices" in own.checks:
-        _slices(found, case, own, slices)
-    if "privacy" in own.checks and members is not None:
-        _privacy(found, case, limits, members())
-    elif "privacy" in own.checks:
-        found.notes.append("privacy: there are no rows of train to compare with")
     left_out = sorted(set(names()) - set(own.checks))
     found.notes += [f"{name}: verify.checks leaves it out" for name in left_out]
     return found
 
 
-def _mechanics(found: Findings, case: Case, limits: Limits) -> None:  # noqa: ARG001 (as the others)
+def _mechanics(found: Findings, asked: _Asked) -> None:
     from tasks.verify import mechanics
 
-    found.measured += mechanics.measure(case)
+    found.measured += mechanics.measure(asked.case)
 
 
-def _flips(found: Findings, case: Case, limits: Limits) -> None:
+def _slices(found: Findings, asked: _Asked) -> None:
+    from tasks.verify import slices
+
+    own = asked.own
+    found.measured += slices.measure(asked.case, asked.slices, own.limits.slice, own.limits.recall, own.min_slice_rows)
+
+
+def _flips(found: Findings, asked: _Asked) -> None:
     from tasks.verify.behaviour import flips
 
-    lines, drawing = flips.measure(case, limits.changed, limits.spoilt)
+    limits = asked.own.limits
+    lines, drawing = flips.measure(asked.case, limits.changed, limits.spoilt)
     found.measured += lines
     found.drawings["flips"] = drawing.as_dict()
 
 
-def _calibration(found: Findings, case: Case, limits: Limits) -> None:
+def _calibration(found: Findings, asked: _Asked) -> None:
     from tasks.verify.behaviour import calibration
 
-    lines, drawing = calibration.measure(case, limits.calibration)
+    lines, drawing = calibration.measure(asked.case, asked.own.limits.calibration)
     found.measured += lines
     if drawing is not None:
         found.drawings["calibration"] = drawing.as_dict()
 
 
-def _scores(found: Findings, case: Case, limits: Limits) -> None:
+def _scores(found: Findings, asked: _Asked) -> None:
     from tasks.verify.behaviour import scores
 
-    lines, drawing = scores.measure(case, limits.scores, limits.scores)
+    limit = asked.own.limits.scores
+    lines, drawing = scores.measure(asked.case, limit, limit)
     found.measured += lines
     if drawing is not None:
         found.drawings["scores"] = drawing.as_dict()
 
 
-def _explanation(found: Findings, case: Case, limits: Limits) -> None:
+def _explanation(found: Findings, asked: _Asked) -> None:
     from tasks.verify.behaviour import explanation
 
-    lines, drawing = explanation.measure(case, limits.explanation)
+    lines, drawing = explanation.measure(asked.case, asked.own.limits.explanation)
     found.measured += lines
     if lines:
         found.drawings["explanation"] = drawing.as_dict()
@@ -126,32 +139,32 @@ def _explanation(found: Findings, case: Case, limits: Limits) -> None:
         found.notes.append(f"explanation: {drawing.note}")
 
 
-def _robustness(found: Findings, case: Case, limits: Limits) -> None:
+def _privacy(found: Findings, asked: _Asked) -> None:
+    from tasks.verify.behaviour import privacy
+
+    if asked.members is None:
+        found.notes.append("privacy: there are no rows of train to compare with")
+        return
+    members, limit = asked.members(), asked.own.limits.privacy
+    found.measured += privacy.measure(asked.case, members.labels, members.original, members.shipped, limit)
+
+
+def _robustness(found: Findings, asked: _Asked) -> None:
     from tasks.verify.behaviour import robustness
 
-    lines = robustness.measure(case, limits.corruption)
+    lines = robustness.measure(asked.case, asked.own.limits.corruption)
     found.measured += lines
     if not lines:
         found.notes.append("robustness: there is no input that can be changed without changing the label")
 
 
-_CHECKS: Mapping[str, Callable[[Findings, Case, Limits], None]] = {
+_CHECKS: Mapping[str, Callable[[Findings, _Asked], None]] = {
     "mechanics": _mechanics,
+    "slices": _slices,
     "flips": _flips,
     "calibration": _calibration,
     "scores": _scores,
     "explanation": _explanation,
+    "privacy": _privacy,
     "robustness": _robustness,
 }
-
-
-def _slices(found: Findings, case: Case, own: Verify, columns: Mapping[str, np.ndarray]) -> None:
-    from tasks.verify import slices
-
-    found.measured += slices.measure(case, columns, own.limits.slice, own.limits.recall, own.min_slice_rows)
-
-
-def _privacy(found: Findings, case: Case, limits: Limits, members: Members) -> None:
-    from tasks.verify.behaviour import privacy
-
-    found.measured += privacy.measure(case, members.labels, members.original, members.shipped, limits.privacy)

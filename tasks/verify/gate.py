@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from tasks.core.margins import absolute
 from tasks.verify import checks, statistics
+from tasks.verify.behaviour import ROUNDING
 from tasks.verify.case import Case
 from tasks.verify.checks import Members
 from tasks.verify.measured import Measured
@@ -22,8 +23,6 @@ if TYPE_CHECKING:
 
 #: A gain of so many usual margins is implausible, where params say nothing else.
 _TIMES = 10
-#: A probability may miss 0 or 1 by so much: the arithmetic of float16.
-_ROUNDING = 1e-3
 
 
 @dataclass(frozen=True)
@@ -43,14 +42,6 @@ class Judged:
     margin: float | None
     drawings: dict[str, Any]
     notes: list[str]
-
-    def rows(self) -> list[dict[str, Any]]:
-        """The lines as JSON values."""
-        return [
-            {key: _plain(value) for key, value in asdict(line.measured).items()}
-            | {"verdict": line.verdict, "reason": line.reason}
-            for line in self.verdict.lines
-        ]
 
 
 def decide(
@@ -105,7 +96,7 @@ def _value_anomaly(case: Case) -> str:
             continue
         if not np.isfinite(answers).all():
             return f"{int((~np.isfinite(answers)).sum())} answers of the {name} model are not finite"
-        outside = (answers < -_ROUNDING) | (answers > 1 + _ROUNDING)
+        outside = (answers < -ROUNDING) | (answers > 1 + ROUNDING)
         if case.task in ("binary", "multiclass") and outside.any():
             return f"{int(outside.sum())} answers of the {name} model are no probabilities"
     return ""
@@ -127,10 +118,3 @@ def proof(metric: str, comparison: Comparison, margin: float) -> Measured:
         margin=margin,
         note=comparison.method + mcnemar,
     )
-
-
-def _plain(value: Any) -> Any:
-    """As JSON has it: no NaN, no tuples."""
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return list(value) if isinstance(value, tuple) else value

@@ -122,8 +122,10 @@ def weight_problems(model: onnx.ModelProto) -> list[str]:
     """
     from onnx import numpy_helper
 
+    from tasks.core.brought import door
+
     readers: dict[str, set[str]] = {}
-    for node in _nodes(model.graph):
+    for node in door.all_nodes(model.graph):
         for name in node.input:
             readers.setdefault(name, set()).add(node.op_type)
     found = []
@@ -206,15 +208,6 @@ def _external(model: onnx.ModelProto) -> list[str]:
 
     names = door.external_files(model)
     return [f"weights lie outside the file: {', '.join(map(repr, names))}"] if names else []
-
-
-def _nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
-    """Nodes, and those of the graphs inside them."""
-    for node in graph.node:
-        yield node
-        for item in node.attribute:
-            for inner in (*([item.g] if item.HasField("g") else []), *item.graphs):
-                yield from _nodes(inner)
 
 
 def _constants(graph: onnx.GraphProto) -> Iterator[tuple[str, onnx.TensorProto]]:

@@ -13,6 +13,7 @@ from tasks.core.metrics import class_recalls, find, usual
 from tasks.verify.behaviour import probabilities
 from tasks.verify.case import Case
 from tasks.verify.gate import Judged
+from tasks.verify.verdict import Line
 
 if TYPE_CHECKING:
     from tasks.core.settings import Verify
@@ -38,7 +39,7 @@ def told_of(variant: str, model_sha256: str, provider: str, case: Case, judged: 
         "verdict": verdict.verdict,
         "reason": verdict.reason,
         "lines": [] if comparison is None else [_line(case, judged) | about],
-        "checks": [row | {"variant": variant} for row in judged.rows()],
+        "checks": [_check(line) | {"variant": variant} for line in verdict.lines],
         "notes": judged.notes,
         "drawings": judged.drawings | _confusion(case) if comparison is not None else {},
         "figures": {} if comparison is None else figures(case),
@@ -60,6 +61,12 @@ def _confusion(case: Case) -> dict[str, Any]:
         cells = np.bincount(case.labels.astype(np.int64) * count + decided, minlength=count * count)
         sides[side] = cells.reshape(count, count).tolist()
     return {"confusion": {"classes": [str(value) for value in case.classes], **sides}}
+
+
+def _check(line: Line) -> dict[str, Any]:
+    """One thing measured, with its word."""
+    found = {key: _finite(value) for key, value in asdict(line.measured).items()}
+    return found | {"verdict": line.verdict, "reason": line.reason}
 
 
 def _line(case: Case, judged: Judged) -> dict[str, Any]:

@@ -9,6 +9,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from tasks.core import pages
+
 if TYPE_CHECKING:
     from tasks.verify.case import Case
 
@@ -55,15 +57,7 @@ def render(name: str, verdict: Mapping[str, Any], case: Case) -> str:
         verdict: ``verdict.json``.
         case: holds the rows to look at.
     """
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-
-    environment = Environment(
-        loader=PackageLoader("tasks.verify", "."),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    environment = pages.environment("tasks.verify")
     environment.filters["number"] = _number
     environment.globals["points"] = _points
     lines = sorted(verdict["checks"], key=lambda line: _ORDER.index(line["verdict"]))

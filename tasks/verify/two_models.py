@@ -79,13 +79,10 @@ def judge(question: Question, own: Verify, out: Path) -> dict[str, Any]:
     for name in ("verdict.json", "report.html"):
         (out / name).unlink(missing_ok=True)  # an earlier verdict must not stand for this one
     with TemporaryDirectory(prefix="assay-") as scratch:
-        case, slices = _case(question, own, Path(scratch))
-        known = (
-            []
-            if "file" not in own.checks
-            else model_file.measure(case.shipped_file.folder, original=Path(scratch) / "original" / "model.onnx")
-        )
-        provider = case.shipped_file.score({name: array[:1] for name, array in case.columns.items()}).provider
+        case, slices, provider = _case(question, own, Path(scratch))
+        known = []
+        if "file" in own.checks:
+            known = model_file.measure(case.shipped_file.folder, original=Path(scratch, "original", "model.onnx"))
         judged = gate.decide(case, own, known, slices)
     told = told_of(question.candidate.name, files.sha256(question.candidate), provider, case, judged, own)
     with files.machine_errors(out):
@@ -95,8 +92,8 @@ def judge(question: Question, own: Verify, out: Path) -> dict[str, Any]:
     return told
 
 
-def _case(question: Question, own: Verify, scratch: Path) -> tuple[Case, dict[str, np.ndarray]]:
-    """Both files' answers, and the columns that cut the rows into slices."""
+def _case(question: Question, own: Verify, scratch: Path) -> tuple[Case, dict[str, np.ndarray], str]:
+    """Both files' answers, the columns that cut the rows into slices, and what ran the candidate."""
     rows, facts = labelled.read(question.data, question.label, question.task, question.classes)
     metric = find(question.metric or _USUAL[facts["task"]], facts["task"])
     beside = [name for name in (question.group, *own.slices) if name is not None]
@@ -110,10 +107,11 @@ def _case(question: Question, own: Verify, scratch: Path) -> tuple[Case, dict[st
     first, second = (_admitted(path, facts, tune, rows, scratch / name) for name, path in paths.items())
     original, shipped = Scorer(scratch / "original", "cpu"), Scorer(scratch / "candidate", question.device)
     columns = second.encoder.raw_inputs(rows)
+    exported = shipped.score(columns)
     case = Case(
         labels=second.encoder.labels(rows),
         original=original.answers(first.encoder.raw_inputs(rows)),
-        shipped=shipped.answers(columns),
+        shipped=exported.answers,
         metric=metric,
         task=facts["task"],
         classes=facts["classes"],
@@ -124,7 +122,7 @@ def _case(question: Question, own: Verify, scratch: Path) -> tuple[Case, dict[st
         seed=question.seed,
         confidence=own.confidence,
     )
-    return case, {name: _values(rows, name) for name in own.slices}
+    return case, {name: _values(rows, name) for name in own.slices}, exported.provider
 
 
 def _values(rows: pa.Table, name: str) -> np.ndarray:

@@ -85,7 +85,7 @@ def external_files(model: onnx.ModelProto) -> list[str]:
 def _strange_operators(model: onnx.ModelProto) -> list[str]:
     """Operators that are neither standard nor defined by a function of the model itself."""
     own = {(function.domain, function.name) for function in model.functions}
-    nodes = [*_nodes(model.graph), *(node for function in model.functions for node in _within(function.node))]
+    nodes = [*all_nodes(model.graph), *(node for function in model.functions for node in _within(function.node))]
     strange = {
         f"{node.domain}.{node.op_type}"
         for node in nodes
@@ -115,7 +115,8 @@ def _bad_external_data(model: onnx.ModelProto, folder: Path) -> list[str]:
     return found
 
 
-def _nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
+def all_nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
+    """Nodes of a graph, and those of the graphs inside them (branches, bodies of loops)."""
     return _within(graph.node)
 
 
@@ -125,12 +126,12 @@ def _within(nodes: object) -> Iterator[onnx.NodeProto]:
         yield node
         for attribute in node.attribute:
             for graph in (*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs):
-                yield from _nodes(graph)
+                yield from all_nodes(graph)
 
 
 def _tensors(model: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
     """Every tensor that a model holds."""
-    nodes = [*_nodes(model.graph), *(node for function in model.functions for node in _within(function.node))]
+    nodes = [*all_nodes(model.graph), *(node for function in model.functions for node in _within(function.node))]
     attributes = [attribute for node in nodes for attribute in node.attribute]
     graphs = [model.graph, *(graph for item in attributes for graph in ([item.g] if item.HasField("g") else []))]
     graphs += [graph for item in attributes for graph in item.graphs]

@@ -16,7 +16,7 @@ RESAMPLES = 400
 _MOST_BYTES = 256 << 20
 
 #: A probability may miss 0 or 1 by so much: the arithmetic of float16.
-_ROUNDING = 1e-3
+ROUNDING = 1e-3
 
 
 def probabilities(answers: Array) -> Array:
@@ -32,7 +32,7 @@ def probabilities(answers: Array) -> Array:
     if exact.ndim == 1 or exact.shape[1] == 1:
         second = exact.reshape(len(exact))
         exact = np.stack([1 - second, second], axis=1)
-    if not ((exact >= -_ROUNDING) & (exact <= 1 + _ROUNDING)).all():
+    if not ((exact >= -ROUNDING) & (exact <= 1 + ROUNDING)).all():
         raise ValueError("probabilities must lie between 0 and 1")
     return exact
 
