@@ -105,6 +105,7 @@ def test_an_original_without_a_figure_is_not_shipped_either() -> None:
         ({"max_size_kib": 0.9}, r"fp32: 3\.906 KiB, more than 0\.9"),
         ({"max_p99_ms": 1.5}, r"2 ms \(p99\), more than 1\.5"),
         ({"max_memory_mib": 9.0}, r"10 MiB of memory, more than 9"),
+        ({"min_speedup": 1.5}, r"fp32: not shown to be 1\.5 times as fast as fp32 at batch 1"),
     ],
 )
 def test_hard_limits_hold_for_the_original_too(limits: dict[str, float], found: str) -> None:

@@ -97,6 +97,14 @@ def test_a_shape_that_is_larger_than_the_limit_is_not_trained(world: Path) -> No
     assert all(row["dropped"] == "more than max_size_kib: 1" and row["bytes"] > 1024 for row in shapes)
 
 
+def test_a_shape_that_is_slower_than_asked_for_is_not_trained(world: Path) -> None:
+    with pytest.raises(NotProven, match="not shown to be 1000 times as fast"):
+        run_stage("compress", settings(world, min_speedup=1000.0), world)
+    shapes = files.read_json(world / "artifacts" / "rejected" / "compress" / "shapes.json")
+    assert shapes
+    assert all(row["dropped"] == "slower than min_speedup: 1000" for row in shapes)
+
+
 def test_a_killed_search_goes_on_from_what_it_has(world: Path) -> None:
     params = settings(world)
     command = [sys.executable, "-P", "-m", "tasks", "compress", "--params", str(world / "params.yaml")]
@@ -249,15 +257,17 @@ def bisect(drops: list[float], seconds: float = 300.0) -> list[str]:
     return trained
 
 
-@pytest.mark.parametrize(("limit", "first"), [(None, "small"), (100.0, "middle")])
-def test_under_a_limit_of_size_the_largest_shape_that_can_be_taught_leads(limit: float | None, first: str) -> None:
+@pytest.mark.parametrize(
+    ("limits", "first"), [({}, "small"), ({"max_size_kib": 100.0}, "middle"), ({"min_speedup": 1.0}, "middle")]
+)
+def test_under_a_limit_the_most_capable_shape_that_can_be_taught_leads(limits: dict[str, float], first: str) -> None:
     passes = {"small": 90, "middle": 50, "large": 3}
     family: Any = SimpleNamespace(clock=SimpleNamespace(left=60.0), passes=lambda shape, seconds: passes[shape.name])
     ladder = [
-        search.Screened(SimpleNamespace(name=name), size, 1.0, 1.0)  # type: ignore[arg-type]
-        for size, name in enumerate(passes, 1)
+        search.Screened(SimpleNamespace(name=name), 1, 1.0, capacity, 1.0)  # type: ignore[arg-type]
+        for capacity, name in enumerate(passes, 1)
     ]
-    turns = search.Search(None, None, None, (1,), 0.01, limit)._in_turn(family, ladder)  # type: ignore[arg-type]
+    turns = search.Search(None, None, None, (1,), 0.01, **limits)._in_turn(family, ladder)  # type: ignore[arg-type]
     assert next(one.shape.name for one in turns) == first
     assert sorted(one.shape.name for one in turns) == sorted(passes)
 
@@ -287,7 +297,7 @@ def test_a_shape_that_a_smaller_and_faster_one_outdoes_is_hopeless() -> None:
         return before - after
 
     def one(size: int, time_: float, score: float) -> Any:
-        return search.Screened(SimpleNamespace(name=""), size, time_, 1.0), score  # type: ignore[arg-type]
+        return search.Screened(SimpleNamespace(name=""), size, time_, 1.0, time_), score  # type: ignore[arg-type]
 
     small, large, slow, nan = one(10, 0.1, 0.8), one(20, 0.2, 0.9), one(15, 0.3, 0.7), one(5, 0.1, float("nan"))
     found = [small, large, slow, nan]

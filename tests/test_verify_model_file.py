@@ -195,19 +195,23 @@ def test_an_unreadable_original_is_an_error_of_its_own(tmp_path: Path) -> None:
 # Budgets.
 
 
+def laps(p99_ms: float, ratio_high: float) -> dict[str, dict[str, float]]:
+    return {"1": {"p99_ms": p99_ms, "ratio_high": 0.9 * ratio_high}, "64": {"p99_ms": 9.0, "ratio_high": ratio_high}}
+
+
 TABLE = [
-    {"name": "fp32", "size_kib": 100.0, "latency": {"1": {"p99_ms": 2.0}, "64": {"p99_ms": 9.0}}, "peak_mib": 50.0},
-    {"name": "int8", "size_kib": 30.0, "latency": {"1": {"p99_ms": 1.0}, "64": {"p99_ms": 3.0}}, "peak_mib": 40.0},
+    {"name": "fp32", "size_kib": 100.0, "latency": laps(2.0, 1.0), "peak_mib": 50.0},
+    {"name": "int8", "size_kib": 30.0, "latency": laps(1.0, 0.3), "peak_mib": 40.0},
     {"name": "failed", "size_kib": 30.0, "latency": {}, "peak_mib": None},
 ]
-LIMITS = {"max_size_kib": 30.0, "max_p99_ms": 1.5, "max_memory_mib": 39.5, "max_slowdown": 0.1}
+LIMITS = {"max_size_kib": 30.0, "min_speedup": 4.0, "max_p99_ms": 1.5, "max_memory_mib": 39.5, "max_slowdown": 0.1}
 
 
 def test_budgets_are_held_against_what_was_measured() -> None:
-    size, time, memory = budgets.measure(LIMITS, TABLE, "fp32", "int8")
-    assert [(one.kind, one.rule, one.fails_as) for one in (size, time, memory)] == [
-        ("budget", "at_most", "INFEASIBLE")
-    ] * 3
+    lines = budgets.measure(LIMITS, TABLE, "fp32", "int8")
+    size, share, time, memory = lines
+    assert [(one.kind, one.rule, one.fails_as) for one in lines] == [("budget", "at_most", "INFEASIBLE")] * 4
+    assert (share.loss, share.margin) == (0.3, 0.25)  # of the slowest batch size
     assert (size.original, size.shipped, size.loss, size.margin) == (100.0, 30.0, 30.0, 30.0)
     assert (time.loss, time.margin) == (1.0, 1.5)  # at the smallest batch
     assert memory.loss is not None
@@ -218,7 +222,7 @@ def test_budgets_are_held_against_what_was_measured() -> None:
 @pytest.mark.parametrize("name", ["failed", "unknown"])
 def test_a_limit_without_a_figure_is_not_kept(name: str) -> None:
     lines = budgets.measure(LIMITS, TABLE, "fp32", name)
-    assert len(lines) == 3
+    assert len(lines) == 4
     assert "was not measured" in lines[1].problems[0]
     assert lines[1].fails_as == "INFEASIBLE"
 

@@ -115,7 +115,7 @@ def _search(settings: StageSettings, inputs: Mapping[str, Path]) -> Search:
         from tasks.compress.network.family import Family
 
         family = Family(settings, inputs, problem, shop)
-    return Search(shop, treatments, family, batch_sizes, most, own.max_size_kib)
+    return Search(shop, treatments, family, batch_sizes, most, own.max_size_kib, own.min_speedup)
 
 
 def _plugins(settings: StageSettings, tuned: Path, metric: Metric) -> list[object]:

@@ -52,6 +52,7 @@ class Budget:
         max_size_kib: largest file; None for any.
         max_p99_ms: largest 99th percentile of a call's time at the smallest batch size; None for any.
         max_memory_mib: largest peak of memory; None for any.
+        min_speedup: how many times faster than the original it must be shown to be at each batch size; None for none.
     """
 
     max_metric_drop: float
@@ -59,6 +60,7 @@ class Budget:
     max_size_kib: float | None = None
     max_p99_ms: float | None = None
     max_memory_mib: float | None = None
+    min_speedup: float | None = None
 
 
 @dataclass(frozen=True)
@@ -124,6 +126,8 @@ def _worst_excess(one: Candidate, original: Candidate, metric: Metric, budget: B
     slowest = max((lap.ratio_low for lap in one.laps.values()), default=math.inf)
     ratios = [drop / budget.max_metric_drop if budget.max_metric_drop else drop, slowest / (1 + budget.max_slowdown)]
     ratios += [value / limit for _, value, limit in _limited(one, budget) if limit]
+    if budget.min_speedup:
+        ratios.append(budget.min_speedup * max((lap.ratio_high for lap in one.laps.values()), default=math.inf))
     return max(ratio if math.isfinite(ratio) else math.inf for ratio in ratios)
 
 
@@ -157,6 +161,10 @@ def _problems(one: Candidate, original: Candidate, metric: Metric, budget: Budge
     slower = [str(batch) for batch, lap in one.laps.items() if not lap.ratio_low <= 1 + budget.max_slowdown]
     if slower:
         found.append(f"slower than fp32 by more than {budget.max_slowdown:.0%} at batch {', '.join(slower)}")
+    if budget.min_speedup:
+        slow = [str(batch) for batch, lap in one.laps.items() if not lap.ratio_high <= 1 / budget.min_speedup]
+        if slow:
+            found.append(f"not shown to be {budget.min_speedup:g} times as fast as fp32 at batch {', '.join(slow)}")
     return found + _over(one, budget)
 
 

@@ -97,7 +97,7 @@ def hold(name: str, shop: Workshop, built: Mapping[str, Built], own: Compress, m
         Candidate(one.name, one.score, one.bytes, raced.laps.get(one.name, {}), one.peak_mib, one.problem)
         for one in entries.values()
     )
-    budget = Budget(most, own.max_slowdown, own.max_size_kib, own.max_p99_ms, own.max_memory_mib)
+    budget = Budget(most, own.max_slowdown, own.max_size_kib, own.max_p99_ms, own.max_memory_mib, own.min_speedup)
     return Contest(name, candidates, budget, choose(candidates, shop.problem.metric, budget, own.pick), raced)
 
 

@@ -10,7 +10,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -21,7 +21,7 @@ from tasks.compress import describe
 from tasks.compress.choose import relative_time
 from tasks.compress.graph.compact import compact
 from tasks.compress.isolated import Crashed, call
-from tasks.compress.race import race
+from tasks.compress.race import Lap, race
 from tasks.compress.treatments import Treatments
 from tasks.compress.workshop import Built, Unsuitable, Workshop
 from tasks.core import files
@@ -35,8 +35,8 @@ T = TypeVar("T")
 
 #: Shares of the time left for smaller networks: to look at shapes, and for the short recoveries.
 _SCREENING, _SHORT = 0.15, 0.25
-#: Full recoveries that the rest is divided among.
-_FULL = 3
+#: Full recoveries that the rest is divided among; the one that leads under a hard limit gets this share of it.
+_FULL, _LEADING = 3, 0.6
 #: A difference of so many times the allowed loss, after a single pass, tells one shape from another.
 _CLEARLY = 2.0
 #: A shape that lost at most so many times the allowed loss may learn on, if this share of the time is left.
@@ -45,8 +45,8 @@ _NEAR, _WORTH_IT = 2.0, 0.1
 _MOST_OF = 0.8
 #: More passes than this teach a student nothing that pays.
 _MOST_PASSES = 60
-_MOST_SHAPES, _MOST_SHORT = 24, 8
-#: A shape that could not make so many in the time left is not the first one to be trained in full.
+_MOST_SHAPES, _MOST_SHORT = 36, 8
+#: A shape that could not make so many in its share of the time does not lead.
 _ENOUGH_PASSES = 30
 _SCREEN_ROUNDS, _SCREEN_SECONDS = 30, 300.0
 
@@ -60,12 +60,14 @@ class Screened:
         bytes: of its file.
         time: of a call relative to the original's, geometric mean over batch sizes.
         capacity: parameters times operations of a row: what a shape of this cost can hold.
+        slowest: the largest of its relative times over batch sizes.
     """
 
     shape: Shape
     bytes: int
     time: float
     capacity: float
+    slowest: float
 
     @property
     def cost(self) -> float:
@@ -84,12 +86,14 @@ class Search:
         batch_sizes: tuple[int, ...],
         most: float,
         max_size_kib: float | None = None,
+        min_speedup: float | None = None,
     ) -> None:
-        """``most`` is the largest loss of the metric that a candidate may have, ``max_size_kib`` its largest file."""
+        """``most`` is the largest loss of the metric that a candidate may have; the rest are its hard limits."""
         self.workshop, self.treatments, self.family = workshop, treatments, family
         self.batch_sizes, self.most = batch_sizes, most
         self.max_bytes = math.inf if max_size_kib is None else 1024 * max_size_kib
-        #: Under a limit of size, the shape that is trained first.
+        self.most_time = math.inf if min_speedup is None else 1 / min_speedup
+        #: Under a limit of size or speed, the shape that is trained first.
         self.lead: Screened | None = None
         self.shapes: list[dict[str, Any]] = []
         self.measured: dict[str, float] = {}
@@ -139,7 +143,7 @@ class Search:
             family.clock.save()
         self.shapes = files.read_json(kept)
         ladder = [
-            Screened(shapes[row["name"]], row["bytes"], row["time"], row["capacity"])
+            Screened(shapes[row["name"]], row["bytes"], row["time"], row["capacity"], row["slowest"])
             for row in self.shapes
             if not row["dropped"]
         ]
@@ -165,9 +169,10 @@ class Search:
                 log.warning("compress: %s cannot be made: %s", shape.name, error)
                 rows.append(_unmeasured(shape, f"{type(error).__name__}: {str(error)[:300]}"))
         rivals = {name: self.workshop.path(name) for name, one in self.workshop.built.items() if self._inside(one)}
-        times = self._race({name: path for name, (_, path, _) in looked.items()} | rivals) if looked else {}
+        raced = self._race({name: path for name, (_, path, _) in looked.items()} | rivals) if looked else {}
+        times = {name: relative_time(laps) for name, laps in raced.items()}
         found = [
-            Screened(shape, path.stat().st_size, times[name], capacity)
+            Screened(shape, path.stat().st_size, times[name], capacity, max(lap.ratio for lap in raced[name].values()))
             for name, (shape, path, capacity) in looked.items()
             if name in times
         ]
@@ -179,9 +184,11 @@ class Search:
         dropped = ""
         if one.bytes > self.max_bytes:
             dropped = f"more than max_size_kib: {self.max_bytes / 1024:g}"
+        elif one.slowest > self.most_time:
+            dropped = f"slower than min_speedup: {1 / self.most_time:g}"
         elif any(size <= one.bytes and time <= one.time for size, time in good):
             dropped = "the original's own network is in budget, as small and as fast"
-        elif better := [other.shape.name for other in others if _dominates(other, one)]:
+        elif better := [other.shape.name for other in others if self._allowed(other) and _dominates(other, one)]:
             dropped = f"{better[0]} is as small, as fast, and can hold as much"
         log.info("compress: %s would have %.1f KiB and %.3f of the time", one.shape.name, one.bytes / 1024, one.time)
         return {
@@ -189,9 +196,13 @@ class Search:
             "network": one.shape.report,
             "bytes": one.bytes,
             "time": one.time,
+            "slowest": one.slowest,
             "capacity": one.capacity,
             "dropped": dropped,
         }
+
+    def _allowed(self, one: Screened) -> bool:
+        return one.bytes <= self.max_bytes and one.slowest <= self.most_time
 
     def _screening_file(self, shape: Shape, core: onnx.ModelProto) -> Path:
         name = f"untrained-{shape.name}"
@@ -204,8 +215,8 @@ class Search:
         onnx.save(self.workshop.problem.packaged(sketch, name), path)
         return path
 
-    def _race(self, models: dict[str, Path]) -> dict[str, float]:
-        """Time relative to the original's, by shape; those that cannot be raced are missing."""
+    def _race(self, models: dict[str, Path]) -> dict[str, Mapping[int, Lap]]:
+        """Laps by shape, the original's among them; those that cannot be raced are missing."""
         shop = self.workshop
         models = {"fp32": shop.path("fp32"), **models}
         try:
@@ -221,7 +232,7 @@ class Search:
             halves = (others[: len(others) // 2], others[len(others) // 2 :])
             found = [self._race({name: models[name] for name in half}) for half in halves]
             return found[0] | found[1]
-        return {name: relative_time(laps[name]) for name in models}
+        return {name: laps[name] for name in models}
 
     # Training.
 
@@ -254,32 +265,36 @@ class Search:
         return hopeful
 
     def _in_turn(self, family: Family, ladder: Sequence[Screened]) -> list[Screened]:
-        """Shapes for a short recovery; under a limit of size the one that will be trained first comes first.
+        """Shapes for a short recovery; under a limit of size or speed the one that will be trained first comes first.
 
-        That is the largest one that there is time to teach.
+        That is the most capable one that there is time to teach.
         """
         turns = _spread(ladder, _MOST_SHORT)
-        if not ladder or not math.isfinite(self.max_bytes):
+        if not ladder or (math.isinf(self.max_bytes) and math.isinf(self.most_time)):
             return turns
-        by_size = sorted(ladder, key=lambda one: one.bytes, reverse=True)
-        left = family.clock.left
-        taught = (one for one in by_size if family.passes(one.shape, left) >= _ENOUGH_PASSES)
-        self.lead = next(taught, by_size[-1])
+        by_capacity = sorted(ladder, key=lambda one: one.capacity, reverse=True)
+        seconds = _LEADING * (1 - _SHORT) * family.clock.left
+        taught = (one for one in by_capacity if family.passes(one.shape, seconds) >= _ENOUGH_PASSES)
+        self.lead = next(taught, by_capacity[-1])
         return [self.lead, *(one for one in turns if one is not self.lead)][:_MOST_SHORT]
 
     def _bisect(self, family: Family, learnt: Sequence[tuple[Screened, float]]) -> None:
         """Full recoveries, towards the cheapest shape whose file keeps to the budget; what missed least learns on.
 
-        Under a limit of size the largest shape that there is time to teach comes first: if it does not learn enough, no
-        smaller one will.
+        Under a limit of size or speed the most capable shape that there is time to teach comes first: if it does not
+        learn enough, no smaller one will.
         """
-        low, high, left = 0, len(learnt) - 1, _FULL
+        low, high = 0, len(learnt) - 1
+        left = most = min(_FULL, len(learnt).bit_length())  # bisection needs no more
         lead = next((place for place, (one, _) in enumerate(learnt) if one is self.lead), None)
         missed: dict[str, tuple[Shape, float]] = {}
         while low <= high and left > 0 and family.clock.left > 0:
-            middle = lead if left == _FULL and lead is not None else (low + high) // 2
+            if left == most and lead is not None:
+                middle, share = lead, _LEADING
+            else:
+                middle, share = (low + high) // 2, 1 / left
             shape = learnt[middle][0].shape
-            drop = self._full(family, shape, family.clock.left / left)
+            drop = self._full(family, shape, share * family.clock.left)
             left -= 1
             if drop <= self.most:
                 high = middle - 1
@@ -326,7 +341,7 @@ class Search:
 
 
 def _unmeasured(shape: Shape, reason: str) -> dict[str, Any]:
-    nothing = dict.fromkeys(("bytes", "time", "capacity"))
+    nothing = dict.fromkeys(("bytes", "time", "slowest", "capacity"))
     return {"name": shape.name, "network": shape.report, "dropped": reason} | nothing
 
 

@@ -201,7 +201,9 @@ class Compress(Section):
     max_slowdown: Annotated[float, Field(ge=0)] = 0.1
     """A candidate shown to be slower than fp32 by more than this share, at any batch size, is not eligible."""
     max_size_kib: Annotated[float, Field(gt=0)] | None = None
-    """Largest file; where nothing keeps to this and the next two, the verdict is INFEASIBLE."""
+    """Largest file; where nothing keeps to this and the next three, the verdict is INFEASIBLE."""
+    min_speedup: Annotated[float, Field(gt=0)] | None = None
+    """How many times faster than fp32 a candidate must be shown to be, at each batch size."""
     max_p99_ms: Annotated[float, Field(gt=0)] | None = None
     """Largest 99th percentile of a call's time at the smallest batch size."""
     max_memory_mib: Annotated[float, Field(gt=0)] | None = None

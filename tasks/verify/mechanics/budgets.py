@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from tasks.verify.measured import Measured
 
-#: Limit in the settings of `compress` -> what it is about.
-_BUDGETS = {
-    "max_size_kib": "size in KiB",
-    "max_p99_ms": "99th percentile of a call's time in ms",
-    "max_memory_mib": "peak of memory in MiB",
+#: Limit in the settings of `compress` -> what it is about, and the largest figure that it allows.
+_BUDGETS: Mapping[str, tuple[str, Callable[[float], float]]] = {
+    "max_size_kib": ("size in KiB", float),
+    "min_speedup": ("time of a call as a share of the original's, upper end of its interval", lambda times: 1 / times),
+    "max_p99_ms": ("99th percentile of a call's time in ms", float),
+    "max_memory_mib": ("peak of memory in MiB", float),
 }
 
 
@@ -22,15 +23,15 @@ def measure(
     """The limits of ``compress`` against what that stage measured; a limit without a figure is a problem.
 
     Args:
-        limits: settings of ``compress``: ``max_size_kib`` (KiB), ``max_p99_ms`` (milliseconds), ``max_memory_mib``
-            (MiB); None is no limit.
+        limits: settings of ``compress``: ``max_size_kib`` (KiB), ``min_speedup`` (a ratio), ``max_p99_ms``
+            (milliseconds), ``max_memory_mib`` (MiB); None is no limit.
         candidates: the table ``<artifacts>/runs/candidates.json``; of another target, its ``measured`` in their place.
         original: name of the original in the table.
         shipped: name of the exported file in it.
     """
     table = {row["name"]: _figures(row) for row in candidates}
     lines = []
-    for key, what in _BUDGETS.items():
+    for key, (what, most) in _BUDGETS.items():
         limit = limits.get(key)
         if limit is None:
             continue
@@ -40,7 +41,7 @@ def measure(
             lines.append(Measured("budget", what, "nothing_found", 0, "INFEASIBLE", problems=(problem,)))
             continue
         lines.append(
-            Measured("budget", what, "at_most", 1, "INFEASIBLE", before, after, loss=after, margin=float(limit))
+            Measured("budget", what, "at_most", 1, "INFEASIBLE", before, after, loss=after, margin=most(limit))
         )
     return lines
 
@@ -50,4 +51,10 @@ def _figures(row: Mapping[str, Any]) -> dict[str, float | None]:
     laps = row.get("latency") or {}
     smallest = min(laps, key=int, default=None)
     p99 = None if smallest is None else laps[smallest]["p99_ms"]
-    return {"max_size_kib": row.get("size_kib"), "max_p99_ms": p99, "max_memory_mib": row.get("peak_mib")}
+    slowest = max((lap["ratio_high"] for lap in laps.values()), default=None)
+    return {
+        "max_size_kib": row.get("size_kib"),
+        "min_speedup": slowest,
+        "max_p99_ms": p99,
+        "max_memory_mib": row.get("peak_mib"),
+    }
