@@ -162,7 +162,10 @@ def test_the_teacher_answers_the_very_views_that_the_student_sees() -> None:
     torch.testing.assert_close(teacher(inputs), logits, atol=1e-4, rtol=1e-4)
     assert len(lessons.first(2)[0]) == 80
     plain = lessons_of(teacher, encoder, examples)
-    assert plain.passes == 1
+    assert plain.passes == 2, "the second view shows the images in another light"
+    torch.testing.assert_close(plain.pool[0][: len(examples[0])], examples[0])
+    assert not torch.equal(plain.pool[0][len(examples[0]) :], examples[0])
+    torch.testing.assert_close(teacher(plain.pool[0]), plain.pool[1], atol=1e-4, rtol=1e-4)
     assert not teacher.training
 
 

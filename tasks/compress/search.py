@@ -377,9 +377,10 @@ def _hopeless(
 
 
 def _spread(items: Sequence[T], count: int) -> list[T]:
-    """At most ``count`` items, evenly spaced, and in an order whose every beginning is spread out too."""
+    """At most ``count`` items, evenly spaced, the middle one first; every beginning of the order is spread out too."""
     if len(items) > count:
         items = [items[round(index * (len(items) - 1) / (count - 1))] for index in range(count)]
     bits = max(1, (len(items) - 1).bit_length())
-    order = sorted(range(len(items)), key=lambda index: int(f"{index:0{bits}b}"[::-1], 2))
+    middle = 1 << (bits - 1)
+    order = sorted(range(len(items)), key=lambda index: int(f"{index ^ middle:0{bits}b}"[::-1], 2))
     return [items[index] for index in order]

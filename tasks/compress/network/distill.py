@@ -6,6 +6,7 @@ consistent teacher", Beyer et al. 2022), so that a pass of the student costs the
 
 from __future__ import annotations
 
+import functools
 import math
 import time
 from collections.abc import Callable, Sequence
@@ -26,9 +27,14 @@ if TYPE_CHECKING:
 
 #: Augmented views of train that the teacher answers, and the memory that they may take.
 _VIEWS, _MOST_BYTES = 4, 2 << 30
+#: The view whose inputs are disturbed, where a workload knows how: in the others they are as clean as the data.
+_DISTURBED = 1
 _BATCH = 512
 #: Softens both answers, so that the order of the unlikely classes counts too.
 _TEMPERATURE = 2.0
+
+#: Inputs of a network -> the same, changed.
+_Change = Callable[[Batch], Batch]
 
 
 @dataclass(frozen=True)
@@ -83,14 +89,20 @@ def prepare(
         teacher = teachers[0].eval()
         return Lessons(examples, 1, lambda student, batch: own(student, teacher, batch, encoder, tune))
     began = time.monotonic()
-    first = _answered(workload, encoder, tune, teachers, examples, dtype)
-    second = _answered(workload, encoder, tune, teachers, tuple(part[:_BATCH] for part in examples), dtype)
-    augmented = any(not torch.equal(a[:_BATCH], b) for a, b in zip(first[:-1], second[:-1], strict=True))
+
+    def answered(examples: Batch, change: _Change | None = None) -> Batch:
+        return _answered(workload, encoder, tune, teachers, examples, dtype, change)
+
+    change: _Change | None = None
+    if (disturbed := getattr(workload, "disturbed", None)) is not None:
+        change = functools.partial(disturbed, encoder=encoder)
+    first, few = answered(examples), tuple(part[:_BATCH] for part in examples)
+    augmented, changed = (_differ(first, answered(few, way)) for way in (None, change))
     affordable = (_MOST_BYTES // max(1, sum(part.nbytes for part in first)), seconds / (time.monotonic() - began))
-    more = int(min(_VIEWS, *affordable)) - 1 if augmented else 0
-    others = [_answered(workload, encoder, tune, teachers, examples, dtype) for _ in range(more)]
+    views = max(1, int(min(_VIEWS if augmented else 1 + changed, *affordable)))
+    others = [answered(examples, change if view == _DISTURBED else None) for view in range(1, views)]
     pool = tuple(torch.cat(parts) for parts in zip(first, *others, strict=True)) if others else first
-    return Lessons(pool, 1 + more, _imitation(task))
+    return Lessons(pool, views, _imitation(task))
 
 
 def teach(
@@ -142,12 +154,15 @@ class Ensemble(nn.Module):
 class _Recorder(Ensemble):
     """Stands for the network inside a workload's loss, and remembers what it was asked and what it answered."""
 
-    def __init__(self, teachers: Sequence[nn.Module]) -> None:
+    def __init__(self, teachers: Sequence[nn.Module], change: _Change | None) -> None:
         super().__init__(teachers)
         self.training = True  # so that the loss augments; the teachers themselves stay in evaluation mode
+        self.change = change
         self.seen: list[Batch] = []
 
     def forward(self, *inputs: Tensor) -> Tensor:
+        if self.change is not None:
+            inputs = self.change(inputs)
         logits = super().forward(*inputs)
         self.seen.append((*(part.clone() for part in inputs), logits))
         return logits
@@ -155,16 +170,28 @@ class _Recorder(Ensemble):
 
 @torch.no_grad()
 def _answered(
-    workload: Workload, encoder: Encoder, tune: Tune, teachers: Sequence[nn.Module], examples: Batch, dtype: Any
+    workload: Workload,
+    encoder: Encoder,
+    tune: Tune,
+    teachers: Sequence[nn.Module],
+    examples: Batch,
+    dtype: Any,
+    change: _Change | None,
 ) -> Batch:
-    """One pass over the examples: the network's inputs, then the logits float32 [rows, width]."""
-    recorder = _Recorder(teachers)
+    """One pass over the examples: the network's inputs, changed, then the logits float32 [rows, width]."""
+    recorder = _Recorder(teachers, change)
     count = len(examples[0])
     starts = range(0, count, _BATCH)
     with torch.autocast(examples[0].device.type, dtype=dtype, enabled=dtype is not None):
         for start in progress(starts, "the original answers train", len(starts)):
             workload.loss(recorder, tuple(part[start : start + _BATCH] for part in examples), encoder, tune)
     return tuple(torch.cat(parts) for parts in zip(*recorder.seen, strict=True))
+
+
+def _differ(all_rows: Batch, first_rows: Batch) -> bool:
+    """Whether another pass over the first rows gave the network other inputs."""
+    pairs = zip(all_rows[:-1], first_rows[:-1], strict=True)
+    return any(not torch.equal(one[: len(other)], other) for one, other in pairs)
 
 
 def _imitation(task: str) -> Callable[[nn.Module, Batch], Tensor]:

@@ -113,6 +113,9 @@ class Workload(Protocol):
     A workload whose loss is not one of logits may have a method
     ``distillation_loss(student, teacher, batch, encoder, tune)`` -> scalar: how far the student's answers to a slice of
     :meth:`examples` are from the teacher's.
+
+    It may have a method ``disturbed(inputs, encoder)`` -> the network's inputs, changed as mildly as the gate changes
+    them to see what a model makes of it: a smaller network then learns what the original answers there, too.
     """
 
     @property

@@ -95,6 +95,15 @@ class Array:
         logits = losses.logits_of(network(*inputs))
         return losses.cross_entropy(logits, labels, array.class_weights, getattr(network, "label_smoothing", 0.0))
 
+    def disturbed(self, inputs: tuple[Tensor, ...], encoder: Encoder) -> tuple[Tensor, ...]:
+        """Images in another light, series with another gain; several tensors, and integers, stay as they are."""
+        from tasks.core.workloads.array.augment import disturbed
+
+        only, *others = cast("ArrayEncoder", encoder).inputs
+        if others or not only.augmentable or only.layout is None:
+            return inputs
+        return (disturbed(inputs[0], only.layout),)
+
     def head(self, encoder: Encoder) -> nn.Module:
         """Logits -> probability or probabilities."""
         from tasks.core.workloads.array.network import Head

@@ -11,6 +11,9 @@ from tasks.core.workloads.array.layout import Layout
 _SHIFT = 0.05
 #: Largest change of a series' amplitude about its mean, as a share.
 _SCALE = 0.05
+#: Largest change of brightness, as a share of the range, and of contrast and of a series' gain, as factors: what the
+#: gate's check of robustness asks for.
+_BRIGHTNESS, _CONTRAST, _GAIN = 0.1, 0.25, 0.1
 
 
 def augmented(values: Tensor, layout: Layout, mean: Tensor, how: str) -> Tensor:
@@ -53,3 +56,31 @@ def _rescaled(values: Tensor, layout: Layout, mean: Tensor) -> Tensor:
     middle = mean if layout.channel_axis is None else mean.reshape(-1, 1) if layout.channel_axis == 0 else mean
     factor = factor.reshape(len(values), *[1] * (values.ndim - 1)).to(values.device)
     return (values.float() - middle) * factor + middle
+
+
+def disturbed(values: Tensor, layout: Layout) -> Tensor:
+    """Arrays as another camera or sensor would see them, each in its own way; seeded by torch's global generator.
+
+    Images change in brightness and contrast, within their range; series in gain.
+
+    Args:
+        values: [rows, *layout.shape], of bytes or floats.
+        layout: of one row.
+
+    Returns:
+        The same shape and dtype.
+    """
+    one_each = (len(values), *[1] * (values.ndim - 1))
+
+    def up_to(most: float) -> Tensor:
+        return (most * (2 * torch.rand(one_each) - 1)).to(values.device)
+
+    known = values.float()
+    if len(layout.sizes) == 1:
+        changed = known * (1 + up_to(_GAIN))
+    else:
+        low, high = (0.0, 255.0) if values.dtype == torch.uint8 else (float(known.min()), float(known.max()))
+        middle = known.mean(dim=tuple(range(1, known.ndim)), keepdim=True)
+        changed = middle + (1 + up_to(_CONTRAST)) * (known - middle) + up_to(_BRIGHTNESS) * (high - low)
+        changed = changed.clamp(low, high)
+    return changed.to(values.dtype) if values.is_floating_point() else changed.round().clamp(0, 255).to(values.dtype)
