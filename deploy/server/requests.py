@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -17,6 +18,8 @@ from deploy.signature import Signature, Tensor
 
 _INFER = "a request is an object with `inputs`, a list of objects with name, shape, datatype and data"
 _COLUMNS = "a request is an object with `columns`, an object of one list a column"
+#: A text, or the word that clients (NVIDIA's among them) write for a missing number, though JSON has none.
+_NAN = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"?|NaN', re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -96,13 +99,18 @@ def _cut(body: bytes, json_length: int | None) -> tuple[bytes | memoryview, memo
 
 def _object(body: bytes | memoryview, rule: str) -> dict[str, Any]:
     try:
-        raw = orjson.loads(body)
+        plain = bytes(body)
+        raw = orjson.loads(_NAN.sub(_null, plain) if b"NaN" in plain else plain)
     except orjson.JSONDecodeError as error:
-        way_out = "send JSON in UTF-8; NaN and Infinity are none, null is a missing value"
+        way_out = "send JSON in UTF-8; Infinity is none, and null is a missing value"
         raise bad_request(rule, f"no JSON: {error}", way_out) from None
     if not isinstance(raw, dict):
         raise bad_request(rule, f"JSON of type {type(raw).__name__}")
     return raw
+
+
+def _null(found: re.Match[bytes]) -> bytes:
+    return b"null" if found[0] == b"NaN" else found[0]
 
 
 def _inputs(
