@@ -52,7 +52,7 @@ def publish(
     digest = bundle.digest(bundle.hashes(partial))
     folder = dist / f"{number}-{digest[:12]}"
     provenance = json.loads((partial / "provenance.json").read_text())
-    (partial / "provenance.json").write_text(json.dumps(provenance | {"version": folder.name}))
+    (partial / "provenance.json").write_text(json.dumps(provenance | {"version": folder.name, "digest": digest}))
     bundle.write_manifest(partial)
     dist.mkdir(exist_ok=True)
     if key is not None:  # the signature does not hold the folder's name, and must be there when the folder appears
@@ -114,11 +114,11 @@ def echo(folder: Path) -> Path:
 
 def slow(folder: Path) -> Path:
     """A model that multiplies for some seconds, in many nodes, and cannot do anything with a second axis of three."""
-    steps = 200
+    steps = 400
     names = ["x", *(f"m{i}" for i in range(1, steps)), "product"]
     nodes = [node("MatMul", f"{a} w", b) for a, b in zip(names, names[1:], strict=False)]
     made = model(nodes, {"x": (TensorProto.FLOAT, ["N", "M"])}, {"product": (TensorProto.FLOAT, ["N", "M"])},
-                 {"w": np.eye(1024, dtype=np.float32)})  # fmt: skip
+                 {"w": np.eye(256, dtype=np.float32)})  # fmt: skip
     return write_model(folder, made, (Tensor("x", "FP32", (-1, -1)),), (Tensor("product", "FP32", (-1, -1)),))
 
 

@@ -15,6 +15,7 @@ from deploy import bundle, golden
 from deploy.errors import AssayError, IntegrityError
 from deploy.predictor import Predictor
 from deploy.server import requests, responses
+from deploy.server.refusal import bad_request
 from deploy.server.requests import Request
 from deploy.server.settings import Limits, Serving
 
@@ -48,6 +49,7 @@ class Version:
         self._session = predictor.session
         self._device = _DEVICES.get(self.provider)
         self._outputs = {tensor.name: tensor.datatype for tensor in self.signature.outputs}
+        self._any_length = any(-1 in tensor.shape[1:] for tensor in self.signature.inputs)
         self._head = {"model_name": model, "model_version": self.name}
 
     @staticmethod
@@ -111,10 +113,16 @@ class Version:
         if request.rows == 0:  # some kernels of onnxruntime divide by the number of rows, and end the process
             empty = dict(zip(self._outputs, self.signature.empty_outputs(), strict=True))
             return {name: empty[name] for name in names}
-        if self._device is None:
-            answers = self._session.run(names, request.tensors, options)
-        else:
-            answers = run_bound(self._session, names, request.tensors, self._device, options)
+        try:
+            if self._device is None:
+                answers = self._session.run(names, request.tensors, options)
+            else:
+                answers = run_bound(self._session, names, request.tensors, self._device, options)
+        except Exception as error:
+            if self._any_length and type(error).__module__.startswith("onnxruntime"):
+                shapes = {name: array.shape for name, array in request.tensors.items()}
+                raise bad_request("axes of any length must fit the graph, too", f"{shapes}: {error}") from error
+            raise
         return dict(zip(names, answers, strict=True))
 
 
