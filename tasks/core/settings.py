@@ -286,6 +286,9 @@ class Export(Section):
     """One paragraph for the model card: what the model predicts, and for whom."""
     data_licence: str = "unknown"
     """Licence of the training data, for the model card."""
+    signing_key: Annotated[str | None, Field(exclude=True)] = None
+    """Private key (PEM) that signs the bundle, relative to the params file; null takes the one that the environment
+    variable ASSAY_SIGNING_KEY names, if it does. A password is read from ASSAY_SIGNING_PASSWORD."""
 
 
 class Params(Section):
