@@ -22,9 +22,9 @@ from deploy.predictor import Predictor
 from tasks.core import files, manifest, scoring
 from tasks.core.errors import IntegrityError, NotProven
 from tasks.core.original import load_encoder
+from tasks.core.repository import dvc_hashes, git_state
 from tasks.core.stage import run_stage
 from tasks.export import contents
-from tasks.export.provenance import dvc_hashes, git_state
 from tasks.export.publish import publish
 
 FILES = {
