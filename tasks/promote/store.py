@@ -122,6 +122,7 @@ class FolderStore:
     def put(self, name: str, version: str, folder: Path, check: Callable[[Path], None]) -> None:
         """See :class:`Store`; to be called under the lock. What a killed copy left behind is cleared away."""
         home = self._root / name
+        home.mkdir(parents=True, exist_ok=True)
         for leftover in home.glob(f"{_INCOMING}*"):
             shutil.rmtree(leftover)
         incoming = Path(mkdtemp(prefix=_INCOMING, dir=home))
