@@ -15,7 +15,7 @@ import numpy as np
 
 from deploy.errors import DataRejected, IntegrityError
 
-_NUMPY: Mapping[str, Any] = {
+NUMPY: Mapping[str, Any] = {
     "BOOL": np.bool_, "UINT8": np.uint8, "INT8": np.int8, "INT32": np.int32, "INT64": np.int64, "FP16": np.float16,
     "FP32": np.float32, "FP64": np.float64, "BYTES": np.object_,
 }  # fmt: skip
@@ -92,7 +92,7 @@ class Signature:
 
     def empty_outputs(self) -> list[np.ndarray]:
         """The answer to no rows: each output with a batch axis of length 0."""
-        return [np.empty([max(size, 0) for size in t.shape], _NUMPY[t.datatype]) for t in self.outputs]
+        return [np.empty([max(size, 0) for size in t.shape], NUMPY[t.datatype]) for t in self.outputs]
 
     def tensors(self, columns: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Turn raw columns into the graph's inputs; columns that the model does not read are ignored.
@@ -129,7 +129,7 @@ def _tensors(raw: Sequence[Mapping[str, Any]]) -> tuple[Tensor, ...]:
         return tuple(value) if isinstance(value, list) else value
 
     tensors = tuple(Tensor(**{key: tuples(value) for key, value in item.items()}) for item in raw)
-    unknown = [tensor.datatype for tensor in tensors if tensor.datatype not in _NUMPY]
+    unknown = [tensor.datatype for tensor in tensors if tensor.datatype not in NUMPY]
     if unknown or not tensors:
         raise ValueError(f"unknown datatypes {unknown}" if unknown else "no tensors")
     return tensors
@@ -157,7 +157,7 @@ def _array(array: np.ndarray, tensor: Tensor) -> np.ndarray:
         return _as_text(array.ravel()).reshape(array.shape)
     if array.dtype.kind not in "biuf":
         raise ValueError(f"got {array.dtype}")
-    dtype = np.dtype(_NUMPY[tensor.datatype])
+    dtype = np.dtype(NUMPY[tensor.datatype])
     if dtype.kind == "f":
         with np.errstate(over="ignore"):
             return np.asarray(array, dtype)
@@ -201,13 +201,13 @@ def _column(array: np.ndarray, datatype: str) -> np.ndarray:
         if datatype not in MISSING:
             raise ValueError(f"got {array.dtype}")
         missing, one = MISSING[datatype], _integer if datatype == "INT64" else float
-        array = np.array([missing if _is_missing(value) else one(value) for value in array], _NUMPY[datatype])
+        array = np.array([missing if _is_missing(value) else one(value) for value in array], NUMPY[datatype])
     if datatype == "INT64" and array.dtype.kind == "f":
         array = _whole_numbers(array)
     if datatype == "INT64" and array.dtype.kind == "u" and (array > np.uint64(np.iinfo(np.int64).max)).any():
         raise ValueError("beyond int64")
     with np.errstate(over="ignore"):  # beyond float32's range is infinity, which the graph answers like any extreme
-        return array.astype(_NUMPY[datatype])[:, None]
+        return array.astype(NUMPY[datatype])[:, None]
 
 
 def _as_text(array: np.ndarray) -> np.ndarray:

@@ -77,8 +77,8 @@ def test_each_driver_finds_the_others_work_up_to_date(clones: tuple[Path, Path])
 
 def test_the_bundle_answers_its_golden_rows(clones: tuple[Path, Path], tmp_path: Path) -> None:
     bundle = the_bundle(clones[1])
-    inputs = json.loads((bundle / "golden" / "request.json").read_text())["inputs"]
-    (expected,) = json.loads((bundle / "golden" / "response.json").read_text())["outputs"]
+    inputs = json.loads((bundle / "golden" / "typical.request.json").read_text())["inputs"]
+    (expected,) = json.loads((bundle / "golden" / "typical.response.json").read_text())["outputs"]
     with (tmp_path / "rows.csv").open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(tensor["name"] for tensor in inputs)

@@ -28,8 +28,8 @@ from tasks.export import contents
 from tasks.export.publish import publish
 
 FILES = {
-    "model.onnx", "signature.json", "golden/request.json", "golden/response.json", "metrics.json", "verdict.json",
-    "provenance.json", "README.md", "MANIFEST.sha256",
+    "model.onnx", "signature.json", "golden/typical.request.json", "golden/typical.response.json", "metrics.json",
+    "verdict.json", "provenance.json", "README.md", "MANIFEST.sha256",
 }  # fmt: skip
 
 
@@ -139,8 +139,8 @@ def test_the_metrics_are_those_of_the_stages(tiny: Path) -> None:
 
 
 def golden(folder: Path) -> tuple[dict[str, np.ndarray], list[float], float]:
-    request = json.loads((folder / "golden" / "request.json").read_text())
-    (answer,) = json.loads((folder / "golden" / "response.json").read_text())["outputs"]
+    request = json.loads((folder / "golden" / "typical.request.json").read_text())
+    (answer,) = json.loads((folder / "golden" / "typical.response.json").read_text())["outputs"]
     columns = {item["name"]: np.array(item["data"], dtype=object) for item in request["inputs"]}
     assert all(item["shape"] == [len(item["data"]), 1] for item in request["inputs"])
     return columns, answer["data"], answer["parameters"]["absolute_tolerance"]["CPUExecutionProvider"]
@@ -410,16 +410,16 @@ def test_what_a_kill_left_half_written_is_cleared_away(source: Path, tmp_path: P
 def test_a_published_version_is_proven_again(source: Path, tmp_path: Path) -> None:
     calls: list[Path] = []
     for _ in range(2):
-        publish(tmp_path / "dist", source, contents.digest(source), {}, calls.append)
+        publish(tmp_path / "dist", source, bundle.digest(bundle.hashes(source)), {}, calls.append)
     assert len(calls) == 2
 
 
 def test_a_published_version_edited_with_its_manifest_is_found_out(source: Path, tmp_path: Path) -> None:
-    version = publish(tmp_path / "dist", source, contents.digest(source), {}, accept)
+    version = publish(tmp_path / "dist", source, bundle.digest(bundle.hashes(source)), {}, accept)
     (version / "a").write_text("edited")
     bundle.write_manifest(version)
     with pytest.raises(IntegrityError, match="named for"):
-        publish(tmp_path / "dist", source, contents.digest(source), {}, accept)
+        publish(tmp_path / "dist", source, bundle.digest(bundle.hashes(source)), {}, accept)
 
 
 def test_two_versions_of_one_content_are_an_error(source: Path, tmp_path: Path) -> None:
@@ -442,10 +442,10 @@ def test_the_digest_knows_names_and_contents(tmp_path: Path, change: Callable[[P
     (tmp_path / "sub").mkdir()
     (tmp_path / "a").write_text("a")
     (tmp_path / "sub" / "b").write_text("b")
-    before = contents.digest(tmp_path)
-    assert contents.digest(tmp_path) == before
+    before = bundle.digest(bundle.hashes(tmp_path))
+    assert bundle.digest(bundle.hashes(tmp_path)) == before
     change(tmp_path)
-    assert contents.digest(tmp_path) != before
+    assert bundle.digest(bundle.hashes(tmp_path)) != before
 
 
 def test_the_verified_scores_are_of_the_whole_test_split(tiny: Path) -> None:

@@ -117,12 +117,12 @@ def test_a_family_goes_from_a_file_to_a_bundle(tmp_path: Path, world: Callable[[
     (folder,) = (tmp_path / "dist" / "tiny").glob("1-*")
     bundle.check(folder)
     predictor = Predictor.load(folder, "cpu")
-    request = files.read_json(folder / "golden/request.json")["inputs"]
+    request = files.read_json(folder / "golden/typical.request.json")["inputs"]
     given = {item["name"]: np.array(item["data"], dtype=object).reshape(item["shape"]) for item in request}
     for tensor in predictor.signature.inputs:
         if tensor.datatype not in ("BYTES", "FP32"):
             given[tensor.name] = given[tensor.name].astype(np.int64)
-    (expected,) = files.read_json(folder / "golden/response.json")["outputs"]
+    (expected,) = files.read_json(folder / "golden/typical.response.json")["outputs"]
     found = predictor.predict(given)[expected["name"]].ravel().tolist()
     if isinstance(found[0], float):
         assert found == pytest.approx(expected["data"], rel=1e-3, abs=1e-3)

@@ -32,6 +32,7 @@ def run(settings: StageSettings, inputs: Mapping[str, Path], out: Path) -> Manif
     """
     import pyarrow.parquet as pq
 
+    from deploy import bundle
     from deploy.variants import Variants
     from tasks.core import original
     from tasks.export import card, contents, provenance
@@ -58,7 +59,7 @@ def run(settings: StageSettings, inputs: Mapping[str, Path], out: Path) -> Manif
             answers = contents.as_array(predictions[column])
             _prove_same_answers(folder / one.folder, encoder, rows, answers, one.device)
 
-    digest = contents.digest(out)
+    digest = bundle.digest(bundle.hashes(out))
     dist = settings.root / base.dist_dir / base.name
     version = publish(dist, out, digest, provenance.collect(settings, stages, digest), prove)
     inside = version.is_relative_to(settings.root)

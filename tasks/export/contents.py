@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import hashlib
 import shutil
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from deploy import variants
+from deploy.golden import GREATEST
 from deploy.signature import Signature
 from deploy.variants import Variants
 from tasks.core import files
@@ -20,16 +20,6 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from tasks.core.workloads.contract import Encoder
-
-
-_GREATEST = float(np.finfo(np.float32).max)
-
-
-def digest(folder: Path, apart_from: Collection[str] = ()) -> str:
-    """SHA-256 over the names and hashes of all files of a folder, sorted by name: the bundle's identity."""
-    names = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
-    lines = [f"{files.sha256(folder / name)}  {name}\n" for name in sorted(names - set(apart_from))]
-    return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
 def copy_verified(compressed: Path, verified: Path, out: Path) -> None:
@@ -74,8 +64,8 @@ def write_golden(out: Path, encoder: Encoder, rows: pa.Table, answers: np.ndarra
     answer = _tensor(output.name, output.datatype, answers.reshape(shape)) | {
         "parameters": {"absolute_tolerance": {"CPUExecutionProvider": 1e-3, "CUDAExecutionProvider": 1e-2}}
     }
-    files.write_json(golden / "request.json", {"inputs": inputs})
-    files.write_json(golden / "response.json", {"model_name": "model", "outputs": [answer]})
+    files.write_json(golden / "typical.request.json", {"inputs": inputs})
+    files.write_json(golden / "typical.response.json", {"model_name": "model", "outputs": [answer]})
 
 
 def _tensor(name: str, datatype: str, array: np.ndarray) -> dict[str, Any]:
@@ -85,7 +75,7 @@ def _tensor(name: str, datatype: str, array: np.ndarray) -> dict[str, Any]:
 
 def _plain(value: Any) -> Any:
     if isinstance(value, float):
-        return None if np.isnan(value) else float(np.clip(value, -_GREATEST, _GREATEST))
+        return None if np.isnan(value) else float(np.clip(value, -GREATEST, GREATEST))
     return value
 
 

@@ -11,7 +11,6 @@ from typing import Any
 from deploy import bundle
 from tasks.core import files
 from tasks.core.errors import IntegrityError
-from tasks.export.contents import digest as contents_digest
 
 PROVENANCE = "provenance.json"
 
@@ -52,7 +51,7 @@ def publish(
         partial = dist / f".partial-{version}"
         try:
             shutil.copytree(contents, partial)
-            files.write_json(partial / PROVENANCE, provenance)
+            files.write_json(partial / PROVENANCE, {**provenance, "version": version})
             bundle.write_manifest(partial)
             prove(partial)
             _flush(partial)
@@ -67,7 +66,7 @@ def publish(
 def _check_content(published: Path, digest: str) -> None:
     """A version's name and manifest could both have been edited: its content is hashed anew."""
     bundle.check(published)
-    found = contents_digest(published, apart_from=(bundle.MANIFEST, PROVENANCE))
+    found = bundle.digest(bundle.hashes(published))
     if found != digest:
         raise IntegrityError(
             "a published version must hold the content it is named for",
