@@ -8,20 +8,19 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from datetime import date, datetime
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from pydantic import TypeAdapter
 
-from tasks.core import manifest, tensors
+from tasks.core import files, manifest, tensors
 from tasks.core.errors import DataRejected
 from tasks.core.margins import absolute
 from tasks.core.measured import proof
 from tasks.core.metrics import find
 from tasks.core.scoring import score
-from tasks.core.splitting import Split, TimeSplit
+from tasks.core.splitting import TimeSplit
 from tasks.core.statistics import paired
 from tasks.core.verdict import Terms, judge
 from tasks.promote.evidence import Evidence
@@ -125,25 +124,16 @@ def _shared(fresh: Path) -> str:
 
 def _seen_later(champion: Evidence, split: Mapping[str, Any], fresh: Path) -> str:
     """Why a champion of other splits may have seen these rows; empty if it cannot."""
-    name = champion.folder.name
-    raw = champion.provenance.params.get("validate", {}).get("split", {})
-    theirs = TypeAdapter(Split).validate_python({key: _moment(value) for key, value in raw.items()})
-    if split.get("by") != "time" or not isinstance(theirs, TimeSplit) or theirs.column != split.get("column"):
+    name, raw = champion.folder.name, champion.provenance.params.get("validate", {}).get("split", {})
+    if split.get("by") != "time" or (raw.get("by"), raw.get("column")) != ("time", split.get("column")):
         return f"nothing shows that {name} has not seen these rows: its splits are others, and not by the same time"
+    theirs = TimeSplit.model_validate_json(files.canonical_json(raw))
     if theirs.fresh_from is None:
         return f"nothing shows that {name} has not seen these rows: its test had no end (validate.split.fresh_from)"
     end, first = theirs.boundaries[-1], _first(fresh, theirs.column)
     if first < end:
         return f"{name} has seen rows up to {end.isoformat()}, the fresh ones begin at {first.isoformat()}"
     return ""
-
-
-def _moment(value: Any) -> Any:
-    """A date or time as the settings' JSON writes it, as what it was."""
-    try:
-        return datetime.fromisoformat(value) if "T" in value else date.fromisoformat(value)
-    except (TypeError, ValueError):
-        return value
 
 
 def _first(fresh: Path, column: str) -> datetime:

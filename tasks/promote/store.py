@@ -15,7 +15,6 @@ from tempfile import mkdtemp
 from typing import Protocol
 
 from deploy.signing import signature_path
-
 from tasks.core import files
 
 _INCOMING = ".incoming-"
