@@ -84,7 +84,8 @@ def promote(
     except AssayError as error:
         return failed(error)
     finally:
-        create_table_artifact(rows, key="promotion", description=f"Gates of {name} {version} for {to}")
+        if rows:
+            create_table_artifact(rows, key="promotion", description=f"Gates of {name} {version} for {to}")
 
 
 def _as_task(gate: Gate, answer: Callable[[Gate], Said]) -> Said:
@@ -107,4 +108,4 @@ def _ask(wanted: Approval, rules: Rules) -> Approval | None:
         answer: Any = pause_flow_run(Answer, int(rules.wait_minutes * 60), _POLL_SECONDS)
     except FlowPauseTimeout:
         return None
-    return replace(wanted, approver=answer.approver, expires=until(rules.valid_days / 2)) if answer.yes else None
+    return replace(wanted, approver=answer.approver, expires=until(rules.valid_days)) if answer.yes else None

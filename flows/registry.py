@@ -48,9 +48,13 @@ def artifact(pipeline: Pipeline) -> str:
 def is_registered(pipeline: Pipeline, name: str, bundle: str) -> bool:
     """Whether a bundle's version was tagged before."""
     from gto import api
+    from gto.exceptions import ArtifactNotFound
 
     with _told(pipeline):
-        return version_of(bundle) in {one["version"] for one in api.show(str(pipeline.repo), name)}
+        try:
+            return version_of(bundle) in {one["version"] for one in api.show(str(pipeline.repo), name)}
+        except ArtifactNotFound:  # the first tag makes it
+            return False
 
 
 def tag(pipeline: Pipeline, name: str, bundle: str, stage: str) -> str:

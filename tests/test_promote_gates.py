@@ -21,6 +21,7 @@ from promote_world import APPROVER, AUTHOR, NAME, bundle_of
 from tasks.core import files, manifest
 from tasks.core.errors import IntegrityError, MachineError, UsageError
 from tasks.core.settings import Approval as Rules
+from tasks.core.settings import Promote
 from tasks.promote import approval, champion, graph, origin, quality, stages, supply
 from tasks.promote.approval import Approval
 from tasks.promote.audit import Entry, Log
@@ -283,13 +284,17 @@ def test_values_of_every_kind_of_column() -> None:
 
 # Gate `supply`.
 
-VERSIONS = {"assay": "0.1.0", "torch": "2.13.0+cpu", "Some_Package": "1.0"}
-FINE = {"the training data": ("CC0-1.0",)}
+BILL = supply.Bill(
+    {"assay": "0.1.0", "torch": "2.13.0+cpu", "Some_Package": "1.0", "grandalf": "0.8"},
+    {"torch": "BSD-3-Clause AND MIT", "Some_Package": "MIT License; BSD License", "grandalf": "GPL-2.0-only"},
+    "CC0-1.0 (from here; and there)",
+)
 
 
 def report(tmp_path: Path, **changes: Any) -> Path:
     components = [{"bom-ref": "1", "name": "torch", "version": "2.13.0"},
-                  {"bom-ref": "2", "name": "some-package", "version": "1.0"}]  # fmt: skip
+                  {"bom-ref": "2", "name": "some-package", "version": "1.0"},
+                  {"bom-ref": "3", "name": "grandalf", "version": "0.8"}]  # fmt: skip
     made = {"timestamp": datetime.now(UTC).isoformat()}
     raw = {"bomFormat": "CycloneDX", "metadata": made, "components": components, "vulnerabilities": []}
     path = tmp_path / "report.json"
@@ -302,8 +307,8 @@ def aged(**difference: float) -> dict[str, str]:
 
 
 SUPPLY: dict[str, tuple[dict[str, Any], str, str]] = {
-    "fine": ({}, "PASS", "2 packages without a known vulnerability"),
-    "not audited": ({"components": []}, "INCONCLUSIVE", "not audited: some-package 1.0, torch 2.13.0"),
+    "fine": ({}, "PASS", "3 packages without a known vulnerability"),
+    "not audited": ({"components": []}, "INCONCLUSIVE", "not audited: grandalf 0.8, some-package 1.0, torch 2.13.0"),
     "another version": (
         {"components": [{"bom-ref": "1", "name": "torch", "version": "2.12.0"}]}, "INCONCLUSIVE", "not audited"
     ),
@@ -318,14 +323,14 @@ SUPPLY: dict[str, tuple[dict[str, Any], str, str]] = {
 @pytest.mark.parametrize("case", SUPPLY)
 def test_a_report_made_elsewhere(tmp_path: Path, case: str) -> None:
     changes, word, found = SUPPLY[case]
-    said = supply.ask(VERSIONS, FINE, ("CC0-1.0",), report(tmp_path, **changes), 7.0)
+    said = supply.ask(BILL, Promote(), report(tmp_path, **changes))
     assert (said.word, found in said.reason) == (word, True), said
 
 
 def test_a_report_that_is_none_is_told(tmp_path: Path) -> None:
     path = report(tmp_path, bomFormat="SPDX")
     with pytest.raises(UsageError, match="cyclonedx-json"):
-        supply.ask(VERSIONS, FINE, (), path, 7.0)
+        supply.ask(BILL, Promote(), path)
 
 
 def test_an_audit_without_a_network_is_no_audit(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -339,21 +344,29 @@ def test_an_audit_without_a_network_is_no_audit(monkeypatch: pytest.MonkeyPatch)
     ("expression", "allowed"),
     [("MIT", True), ("mit", True), ("MIT OR GPL-3.0-only", True), ("MIT AND GPL-3.0-only", False), ("", False),
      ("GPL-3.0-only OR (MIT AND Apache-2.0)", True), ("unknown", False), ("MIT AND (", False),
-     ("Apache-2.0 WITH LLVM-exception", False)],
+     ("Apache-2.0 WITH LLVM-exception", False), ("MIT; Apache-2.0", True),
+     ("MIT; other", False), ("My Own Words", True)],
 )  # fmt: skip
 def test_licences(expression: str, allowed: bool) -> None:
-    assert supply.is_allowed(expression, ("MIT", "Apache-2.0")) is allowed
+    assert supply.is_allowed(expression, ("MIT", "Apache-2.0", "My own words")) is allowed
 
 
 def test_a_licence_that_is_not_allowed_is_refused(tmp_path: Path) -> None:
-    said = supply.ask(VERSIONS, {"the training data": ("GPL-3.0-only",), "x": ()}, ("MIT",), report(tmp_path), 7.0)
+    bill = dataclasses.replace(BILL, data="unknown", licences=BILL.licences | {"torch": ""})
+    said = supply.ask(bill, Promote(any_licence=()), report(tmp_path))
     assert said.word == "FAIL"
-    assert said.reason == "licence: the training data is under GPL-3.0-only; licence: x is under no licence"
+    assert (
+        said.reason
+        == "licence of grandalf: GPL-2.0-only; licence of the training data: unknown; licence of torch: none"
+    )
 
 
-def test_words_behind_a_data_licence_are_for_people(evidence: Evidence) -> None:
-    said = provenance(evidence, params={"export": {"data_licence": "CC0-1.0 (from here; and there)"}})
-    assert supply.licences(said)["the training data"] == ("CC0-1.0",)
+def test_a_bill_is_read_of_the_bundle(tmp_path: Path) -> None:
+    with pytest.raises(IntegrityError, match=r"licences.json: FileNotFoundError"):
+        supply.Bill.read(tmp_path)
+    one = {"name": "torch", "version": "2.13.0", "licence": "MIT"}
+    files.write_json(tmp_path / "licences.json", {"data": {"licence": "CC0-1.0"}, "dependencies": [one]})
+    assert supply.Bill.read(tmp_path) == supply.Bill({"torch": "2.13.0"}, {"torch": "MIT"}, "CC0-1.0")
 
 
 # Gate `stage`.

@@ -331,10 +331,15 @@ class Promote(Section):
     margin: Margin | None = None
     """How much worse on fresh rows than what serves a bundle may be; null means the margin of `verify`."""
     allowed_licences: tuple[str, ...] = (
-        "0BSD", "Apache-2.0", "Apache-2.0 WITH LLVM-exception", "BSD-2-Clause", "BSD-3-Clause", "CC-BY-4.0", "CC0-1.0",
-        "ISC", "MIT", "MPL-2.0", "PSF-2.0", "Unlicense", "Zlib",
+        "0BSD", "Apache-2.0", "Apache-2.0 WITH LLVM-exception", "BSD-2-Clause", "BSD-3-Clause", "BSL-1.0", "CC-BY-4.0",
+        "CC0-1.0", "CNRI-Python", "EPL-2.0", "ISC", "MIT", "MIT-0", "MPL-2.0", "PSF-2.0", "Unlicense", "Zlib",
+        "3-Clause BSD License", "Apache License 2.0", "Apache Software License", "BSD", "BSD License",
+        "ISC License (ISCL)", "MIT License", "Mozilla Public License 2.0 (MPL 2.0)",
+        "Python Software Foundation License", "Zope Public License",
     )  # fmt: skip
-    """Licences (SPDX) that data and dependencies may have."""
+    """Licences that data and packages may have: SPDX, or the words of a package's own metadata."""
+    any_licence: tuple[str, ...] = ("grandalf", "pygit2", "text-unidecode")
+    """Packages that may have any other: tools that a bundle is made with, of which nothing is in it."""
     audit_days: Annotated[float, Field(gt=0)] = 7.0
     """Largest age of a report about known vulnerabilities that was made elsewhere."""
     approval: Approval = Approval()

@@ -16,10 +16,10 @@ from tasks.core.errors import PromotionRefused, UsageError
 from tasks.core.settings import Params
 from tasks.promote import approval, gates, moves
 from tasks.promote.approval import Approval
-from tasks.promote.asked import STAGES, Asked, Record, check, check_name, now
+from tasks.promote.asked import Asked, Record, check, check_name, now
 from tasks.promote.audit import Entry
 from tasks.promote.evidence import digest
-from tasks.promote.moves import State
+from tasks.promote.moves import STAGES, State
 from tasks.promote.store import Store, find
 from tasks.promote.words import Gate, Said, answer
 

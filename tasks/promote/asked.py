@@ -14,10 +14,10 @@ from tasks.core.errors import UsageError
 from tasks.core.settings import Params
 from tasks.promote import server, store
 from tasks.promote.approval import Approval
+from tasks.promote.moves import STAGES
 from tasks.promote.store import Store
 from tasks.promote.words import Said
 
-STAGES = ("staging", "prod")
 #: Under `artifacts_dir`: what the gates said, of each promotion.
 RECORDS = "promotions"
 

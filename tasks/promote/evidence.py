@@ -86,7 +86,6 @@ class Provenance(_Part):
     content_hash: str | None
     splits: Mapping[str, str] = {}
     params: Mapping[str, Mapping[str, Any]]
-    versions: Mapping[str, str]
 
 
 @dataclass(frozen=True)

@@ -39,11 +39,6 @@ def all_of(asked: Asked, store: Store, state: State, folder: Path, record: Recor
             same(asked.public_key, serves.digest)(theirs)
             return champion.ask(evidence(), Evidence.read(theirs), validated, rules)
 
-    def audited() -> Said:
-        found = evidence()
-        licences = supply.licences(found)
-        return supply.ask(found.provenance.versions, licences, own.allowed_licences, asked.audit_report, own.audit_days)
-
     def approved() -> Said:
         wanted = approval.Approval(asked.name, record.version, asked.stage, record.digest, "", "")
         said, record.approver = approval.ask(wanted, evidence(), own.approval, asked.root, lambda: asked.obtain(wanted))
@@ -54,7 +49,7 @@ def all_of(asked: Asked, store: Store, state: State, folder: Path, record: Recor
     yield server_gate(asked, folder)
     yield Gate("quality", lambda: quality.ask(evidence(), _task(asked), own.floors, own.slice_floor))
     yield Gate("champion", compared)
-    yield Gate("supply", audited)
+    yield Gate("supply", lambda: supply.ask(supply.Bill.read(folder), own, asked.audit_report))
     yield Gate("stage", lambda: stages.ask(state, asked.stage, record.version, record.digest))
     if asked.stage == "prod":
         yield Gate("approval", approved, forcible=False)

@@ -18,6 +18,7 @@ from tasks.promote import audit
 from tasks.promote.audit import Entry, Log
 from tasks.promote.store import Blob, Moved, Store
 
+#: In the order in which a bundle passes through them.
 STAGES = ("staging", "prod")
 
 _READS = 3

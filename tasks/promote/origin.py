@@ -37,11 +37,9 @@ def _made_dirty(evidence: Evidence) -> list[str]:
     git = evidence.provenance.git
     if git.commit is None:
         return [f"the bundle names no commit: {git.reason}"]
-    return (
-        ["the bundle was made with uncommitted changes: commit them, remove that bundle, and run again"]
-        if git.dirty is not False
-        else []
-    )
+    if git.dirty is False:
+        return []
+    return ["the bundle was made with uncommitted changes: commit them, remove that bundle, and run again"]
 
 
 def _dirty_now(root: Path) -> list[str]:

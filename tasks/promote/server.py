@@ -1,4 +1,8 @@
-"""The real server as a process of its own, for the length of a block: started, waited for, stopped by its id."""
+"""The real server as a process of its own, for the length of a block: started, waited for, stopped by its id.
+
+Between the two stands a guard, which stops the server when its standard input ends: at the end of the block, and also
+when whoever promotes is killed.
+"""
 
 from __future__ import annotations
 
@@ -19,9 +23,23 @@ from urllib.parse import urlsplit
 
 from tasks.core.errors import IntegrityError, MachineError
 
-_STOP_SECONDS = 15.0
+_STOP_SECONDS = 15
 _ANSWER_SECONDS = 30.0
 _TAIL = 2000
+_GUARD = """
+import subprocess, sys, threading
+server = subprocess.Popen(sys.argv[2:], stdin=subprocess.DEVNULL)
+def stop():
+    sys.stdin.buffer.read()
+    server.terminate()
+    try:
+        server.wait(int(sys.argv[1]))
+    except subprocess.TimeoutExpired:
+        server.kill()
+threading.Thread(target=stop, daemon=True).start()
+code = server.wait()
+sys.exit(code if code >= 0 else 128 - code)
+"""
 
 
 @dataclass(frozen=True)
@@ -74,7 +92,7 @@ def command(folder: Path, public_key: Path) -> list[str]:
 
 @contextmanager
 def started(arguments: Sequence[str], seconds: float) -> Iterator[Server]:
-    """Start a server, and stop it (SIGTERM, after a while SIGKILL) when the block ends.
+    """Start a server, and stop it (SIGTERM, after 15 s SIGKILL) when the block ends.
 
     Args:
         arguments: its command; it must print one JSON line ``{"event": "ready", "url": ..., ...}``.
@@ -86,7 +104,8 @@ def started(arguments: Sequence[str], seconds: float) -> Iterator[Server]:
     """
     begun = time.monotonic()
     with TemporaryFile() as log:
-        process = subprocess.Popen(list(arguments), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=log)
+        guarded = [sys.executable, "-P", "-c", _GUARD, str(_STOP_SECONDS), *arguments]
+        process = subprocess.Popen(guarded, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log)
         server = None
         try:
             said = _ready(process, seconds, log)
@@ -136,9 +155,6 @@ def _follow(lines: IO[bytes] | None, found: queue.Queue[dict[str, Any] | None]) 
 
 
 def _stop(process: subprocess.Popen[bytes]) -> int:
-    process.terminate()
-    try:
-        return process.wait(_STOP_SECONDS)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        return process.wait()
+    assert process.stdin is not None  # noqa: S101 (a pipe was asked for)
+    process.stdin.close()
+    return process.wait()

@@ -18,9 +18,9 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from tasks.core import files
-from tasks.core.errors import MachineError, UsageError
-from tasks.promote.evidence import Evidence
-from tasks.promote.words import Said, Word
+from tasks.core.errors import IntegrityError, MachineError, UsageError
+from tasks.core.settings import Promote
+from tasks.promote.words import Said
 
 #: This project itself is in no registry.
 _OURS = "assay"
@@ -45,53 +45,76 @@ class Report:
     source: str
 
 
-def ask(
-    versions: Mapping[str, str],
-    licences: Mapping[str, Sequence[str]],
-    allowed: Sequence[str],
-    supplied: Path | None,
-    most_days: float,
-) -> Said:
+@dataclass(frozen=True)
+class Bill:
+    """What a bundle was made with, by its own words.
+
+    Attributes:
+        versions: of the packages.
+        licences: of the packages.
+        data: licence of the training data.
+    """
+
+    versions: Mapping[str, str]
+    licences: Mapping[str, str]
+    data: str
+
+    @staticmethod
+    def read(folder: Path) -> Bill:
+        """Read ``licences.json`` of a bundle.
+
+        Raises:
+            IntegrityError: if it is none.
+        """
+        path = folder / "licences.json"
+        try:
+            raw = files.read_json(path)
+            packages = {str(one["name"]): one for one in raw["dependencies"]}
+            versions = {name: str(one["version"]) for name, one in packages.items()}
+            return Bill(versions, {name: str(one["licence"]) for name, one in packages.items()}, raw["data"]["licence"])
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            rule, way_out = "a bundle names the licences of its data and packages", "export the bundle again"
+            raise IntegrityError(rule, f"{path}: {type(error).__name__}: {error}", way_out) from error
+
+
+def ask(bill: Bill, rules: Promote, supplied: Path | None) -> Said:
     """Audit what a bundle was made with.
 
     Args:
-        versions: name -> version, as the bundle has it.
-        licences: what is licensed -> SPDX expressions that it is under; all of them must be allowed.
-        allowed: licences.
+        bill: of the bundle.
+        rules: of the settings.
         supplied: a report that was made elsewhere; None runs `pip-audit` now.
-        most_days: largest age of such a report.
 
     Raises:
         UsageError: if the supplied report is none.
         MachineError: if `pip-audit` gives no answer, as without a network.
     """
-    wanted = {_normal(name): _public(version) for name, version in versions.items() if _normal(name) != _OURS}
-    refused = [
-        f"{name} is under {expression or 'no licence'}"
-        for name, expressions in sorted(licences.items())
-        for expression in (expressions or ("",))
-        if not is_allowed(expression, allowed)
-    ]
+    wanted = {_normal(name): _public(version) for name, version in bill.versions.items() if _normal(name) != _OURS}
     report = run(wanted) if supplied is None else read(supplied)
-    figures = {"report": report.source, "made": report.made.isoformat(), "audited": len(report.audited)}
-    problems = [*report.found, *(f"licence: {one}" for one in refused)]
+    figures = {"report": report.source, "made": report.made.isoformat(), "packages": len(wanted)}
+    if problems := [*report.found, *_not_allowed(bill, rules)]:
+        return Said("FAIL", "; ".join(problems), figures)
     missing = sorted(name for name, version in wanted.items() if report.audited.get(name) != version)
-    word: Word = "FAIL" if problems else "PASS"
     if missing:
         problems.append(f"not audited: {', '.join(f'{name} {wanted[name]}' for name in missing)}")
-    age = datetime.now(UTC) - report.made
-    if not -_CLOCKS <= age <= timedelta(days=most_days):
-        problems.append(f"the report is of {report.made.isoformat()}; at most {most_days:g} days are allowed")
-    if word == "PASS" and problems:
-        word = "INCONCLUSIVE"
+    if not -_CLOCKS <= datetime.now(UTC) - report.made <= timedelta(days=rules.audit_days):
+        problems.append(f"the report is of {report.made.isoformat()}; at most {rules.audit_days:g} days are allowed")
+    if problems:
+        return Said("INCONCLUSIVE", "; ".join(problems), figures)
     fine = f"{len(wanted)} packages without a known vulnerability ({report.source}); licences are allowed"
-    return Said(word, "; ".join(problems) or fine, figures)
+    return Said("PASS", fine, figures)
 
 
-def licences(evidence: Evidence) -> dict[str, tuple[str, ...]]:
-    """What the bundle says its data is licensed under; words in parentheses behind an expression are for people."""
-    said = str(evidence.provenance.params.get("export", {}).get("data_licence", ""))
-    return {"the training data": (re.sub(r"\s+\(.*\)$", "", said),)}
+def _not_allowed(bill: Bill, rules: Promote) -> list[str]:
+    # Words in parentheses behind an expression are for people.
+    named = {"the training data": re.sub(r"\s+\(.*\)$", "", bill.data)} | {
+        name: licence for name, licence in bill.licences.items() if _normal(name) not in rules.any_licence
+    }
+    return [
+        f"licence of {name}: {licence or 'none'}"
+        for name, licence in sorted(named.items())
+        if not is_allowed(licence, rules.allowed_licences)
+    ]
 
 
 def run(versions: Mapping[str, str]) -> Report:
@@ -143,8 +166,13 @@ def _parse(raw: Any, source: str) -> Report:
     return Report(made, audited, sorted(found), source)
 
 
-def is_allowed(expression: str, allowed: Iterable[str]) -> bool:
-    """Whether an SPDX expression lets one keep to allowed licences: one of those joined by OR, all joined by AND."""
+def is_allowed(licence: str, allowed: Iterable[str]) -> bool:
+    """Whether one can keep to allowed licences.
+
+    Args:
+        licence: an SPDX expression, or other words; of several, with semicolons between them, each must be allowed.
+        allowed: SPDX licences, or the very words.
+    """
     from license_expression import ExpressionError, get_spdx_licensing
 
     licensing = get_spdx_licensing()
@@ -155,11 +183,13 @@ def is_allowed(expression: str, allowed: Iterable[str]) -> bool:
             return (all if isinstance(node, licensing.AND) else any)(holds(part) for part in node.args)
         return str(node.render()).casefold() in known
 
-    try:
-        parsed = licensing.parse(expression)
-    except ExpressionError:
-        return False
-    return parsed is not None and holds(parsed)
+    def one_holds(text: str) -> bool:
+        try:
+            return text.casefold() in known or bool(text and holds(licensing.parse(text)))
+        except ExpressionError:
+            return False
+
+    return all(one_holds(part.strip()) for part in licence.split(";"))
 
 
 def _normal(name: str) -> str:
