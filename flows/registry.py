@@ -80,7 +80,7 @@ def tag(pipeline: Pipeline, name: str, bundle: str, stage: str) -> str:
             api.register(repo, name, "HEAD", version, message=f"{pipeline.settings.base.name} {bundle}")
         serves = api.find_versions_in_stage(repo, name, stage) or []
         if version not in {one.version for one in serves[:1]}:
-            api.assign(repo, name, stage, version=version)
+            api.assign(repo, name, stage, version=version, force=True)  # it may have been there before
     return version
 
 
