@@ -63,7 +63,7 @@ def problems(folder: Path, hashes: Mapping[str, str], content: str) -> list[str]
     served = sorted(name.removesuffix("model.onnx") for name in hashes if name.rpartition("/")[2] == "model.onnx")
     parts = Parts(folder, hashes, parsed, tuple(served), content)
     checks: tuple[Callable[[Parts], Iterator[str]], ...] = (
-        _models, _texts, _signatures, _golden, _verdict, _variants, _metrics, _name,
+        _models, _texts, _signatures, _golden, _verdict, _variants, _metrics, _materials, _drift, _name,
     )  # fmt: skip
     for check in checks:
         found += _guarded(check, parts)
@@ -199,6 +199,21 @@ def _variants(parts: Parts) -> Iterator[str]:
 def _metrics(parts: Parts) -> Iterator[str]:
     if parts.json["metrics.json"]["intervals"] != parts.json["verdict.json"]["lines"]:
         yield "metrics.json: other intervals than those of verdict.json"
+
+
+def _materials(parts: Parts) -> Iterator[str]:
+    for name in ("sbom.cdx.json", "mlbom.cdx.json"):
+        if parts.json[name]["bomFormat"] != "CycloneDX":
+            yield f"{name}: no bill of materials"
+    hashes = {one["content"] for one in parts.json["mlbom.cdx.json"]["metadata"]["component"]["hashes"]}
+    if hashes != {parts.hashes["model.onnx"]}:
+        yield "mlbom.cdx.json: it is about another model.onnx"
+
+
+def _drift(parts: Parts) -> Iterator[str]:
+    signature = Signature.read(parts.folder / "signature.json")
+    if set(parts.json["drift_reference.json"]["features"]) != {tensor.name for tensor in signature.inputs}:
+        yield "drift_reference.json: other features than the inputs of signature.json"
 
 
 def _name(parts: Parts) -> Iterator[str]:

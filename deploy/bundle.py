@@ -12,10 +12,13 @@ from deploy.errors import IntegrityError, UsageError
 
 MANIFEST = "MANIFEST.sha256"
 #: Files that tell of a run on a machine: two runs with equal data, params and seed differ in these alone.
-RECORDS = frozenset({"provenance.json"})
+RECORDS = frozenset({"provenance.json", "sbom.cdx.json", "licences.json"})
 #: What a bundle must have, besides a golden request with its answer.
-REQUIRED = frozenset({"model.onnx", "signature.json", "metrics.json", "verdict.json", "README.md"}) | RECORDS
-_SERVED = r"model\.onnx|signature\.json|golden/[a-z0-9_-]+\.(request|response)\.json"
+REQUIRED = RECORDS | {
+    "model.onnx", "signature.json", "config.pbtxt", "metrics.json", "verdict.json", "report.html",
+    "drift_reference.json", "mlbom.cdx.json", "README.md",
+}  # fmt: skip
+_SERVED = r"model\.onnx|signature\.json|config\.pbtxt|golden/[a-z0-9_-]+\.(request|response)\.json"
 _ALLOWED = re.compile(
     "|".join((MANIFEST, *REQUIRED)).replace(".", r"\.") + rf"|variants\.json|(variants/[a-z0-9_-]+/)?({_SERVED})"
 )

@@ -16,7 +16,11 @@ _PROVIDERS = {"cpu": [_CPU], "cuda": [_CUDA, _CPU], "tensorrt": [_TENSORRT, _CUD
 
 
 def open_session(
-    model: Path, device: str = "auto", threads: int | None = None, profile: Path | None = None
+    model: Path,
+    device: str = "auto",
+    threads: int | None = None,
+    profile: Path | None = None,
+    optimized: bool = True,
 ) -> onnxruntime.InferenceSession:
     """A session on the wanted device.
 
@@ -25,6 +29,7 @@ def open_session(
         device: ``cpu``, ``cuda`` or ``tensorrt`` (an error if it does not really load), or ``auto`` (CUDA if it loads).
         threads: threads inside an operator; None leaves the choice to onnxruntime.
         profile: prefix of the file that :meth:`onnxruntime.InferenceSession.end_profiling` is to write; None for none.
+        optimized: False leaves every node as it is in the file.
 
     Raises:
         UsageError: if the device is none of these.
@@ -38,6 +43,8 @@ def open_session(
     options = onnxruntime.SessionOptions()
     if threads is not None:
         options.intra_op_num_threads = threads
+    if not optimized:
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     if profile is not None:
         options.enable_profiling, options.profile_file_prefix = True, str(profile)
     offered = onnxruntime.get_available_providers()

@@ -12,6 +12,7 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, Protocol
 
 from deploy.errors import IntegrityError, UsageError
@@ -72,13 +73,12 @@ def new_keys(folder: Path, password: bytes | None = None) -> tuple[Path, Path]:
     secrecy = form.BestAvailableEncryption(password) if password else form.NoEncryption()
     folder.mkdir(parents=True, exist_ok=True)
     _write_new(private, key.private_bytes(form.Encoding.PEM, form.PrivateFormat.PKCS8, secrecy), 0o600)
-    said = key.public_key().public_bytes(form.Encoding.PEM, form.PublicFormat.SubjectPublicKeyInfo)
-    _write_new(public, said, 0o644)
+    _write_new(public, _pem(key.public_key()), 0o644)
     return private, public
 
 
 def sign(folder: Path, private_key: Path, password: bytes | None = None) -> Path:
-    """Sign a folder with a key, in place of an earlier signature; it is there whole or not at all.
+    """Sign a folder with a key: whole or not at all, in place of any other signature than a good one by this very key.
 
     Returns:
         The signature's file.
@@ -87,7 +87,8 @@ def sign(folder: Path, private_key: Path, password: bytes | None = None) -> Path
         UsageError: if there is no such folder or key, or the password does not open it.
         IntegrityError: if the folder holds a link or something that is no file.
     """
-    return sign_with(KeySigner(private_key, password), folder)
+    signer = KeySigner(private_key, password)
+    return signature_path(folder) if signer.has_signed(folder) else sign_with(signer, folder)
 
 
 def sign_with(signer: Signer, folder: Path) -> Path:
@@ -141,7 +142,9 @@ class KeySigner:
             from model_signing import signing
         way_out = "`assay keys new` makes one; its password goes into ASSAY_SIGNING_PASSWORD"
         with _key_errors(private_key, way_out):
-            _check_curve(load_pem_private_key(private_key.read_bytes(), password))
+            key: Any = load_pem_private_key(private_key.read_bytes(), password)
+            _check_curve(key)
+        self._public = _pem(key.public_key())
         # The library's annotation of the password says text; what it is handed to takes bytes.
         secret: Any = password
         self._config = signing.Config().use_elliptic_key_signer(private_key=private_key, password=secret)
@@ -149,6 +152,17 @@ class KeySigner:
     def sign(self, folder: Path, signature: Path) -> None:
         """See :class:`Signer`."""
         self._config.set_hashing_config(_every_file()).sign(folder, signature)
+
+    def has_signed(self, folder: Path) -> bool:
+        """Whether the signature beside a folder is this key's, and of exactly the files below it."""
+        with TemporaryDirectory() as scratch:
+            public = Path(scratch, PUBLIC)
+            public.write_bytes(self._public)
+            try:
+                verify(folder, public)
+            except IntegrityError:
+                return False
+        return True
 
 
 class KeyVerifier:
@@ -172,6 +186,12 @@ def _every_file() -> hashing.Config:
     from model_signing import hashing
 
     return hashing.Config().set_ignored_paths(paths=[], ignore_git_paths=False)
+
+
+def _pem(public_key: Any) -> bytes:
+    from cryptography.hazmat.primitives import serialization as form
+
+    return bytes(public_key.public_bytes(form.Encoding.PEM, form.PublicFormat.SubjectPublicKeyInfo))
 
 
 def _check_curve(key: Any) -> None:

@@ -24,6 +24,9 @@ _NO_TELEMETRY = {
 
 app = typer.Typer(name="assay", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 
+keys = typer.Typer(no_args_is_help=True, help="Keys that sign bundles.")
+app.add_typer(keys, name="keys")
+
 
 @app.callback()
 def _options(
@@ -219,6 +222,54 @@ def history(
 
     for line in lines(name, params):
         typer.echo(line)
+
+
+@keys.command("new")
+def new_keys(
+    folder: Annotated[Path, typer.Argument(help="Where assay.key and assay.pub are written.")] = Path(),
+) -> None:
+    """Make a key pair that signs bundles. ASSAY_SIGNING_PASSWORD, if it is set, encrypts the private one."""
+    from deploy import signing
+    from tasks.core.files import machine_errors
+    from tasks.export.key import password
+
+    secret = password()
+    with machine_errors(folder):
+        private, public = signing.new_keys(folder, secret)
+    typer.echo(f"{private}: private, {'encrypted' if secret else 'not encrypted'}; keep it out of the repository")
+    typer.echo(f"{public}: public, for whoever gets a bundle")
+
+
+@app.command()
+def sign(
+    bundle: Annotated[Path, typer.Argument(help="Folder of a bundle.")],
+    key: Annotated[Path, typer.Option("--key", help="Private key.", envvar="ASSAY_SIGNING_KEY")],
+) -> None:
+    """Sign a bundle, after checking all of it. The key's password is read from ASSAY_SIGNING_PASSWORD."""
+    from deploy import signing
+    from deploy.bundle import verify
+    from tasks.core.files import machine_errors
+    from tasks.export.key import password
+
+    verify(bundle, None)
+    with machine_errors(bundle):
+        typer.echo(signing.sign(bundle, key, password()))
+
+
+@app.command("verify-bundle")
+def verify_bundle(
+    bundle: Annotated[Path, typer.Argument(help="Folder of a bundle.")],
+    key: Annotated[Path | None, typer.Option("--key", help="Public key of whoever must have signed it.")] = None,
+) -> None:
+    """Check everything about a bundle that can be known without running it. Exit code 5 names all that is wrong."""
+    from deploy.bundle import verify
+
+    verify(bundle, key)
+    if key is None:
+        typer.echo(f"{bundle} is whole, and its files agree")
+        typer.echo("warning: nothing was proven about who made it: give --key", err=True)
+    else:
+        typer.echo(f"{bundle} is whole, its files agree, and it was signed with the other half of {key}")
 
 
 @app.command()

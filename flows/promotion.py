@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -15,11 +14,9 @@ from tasks.core import repository
 from tasks.core.errors import UsageError
 from tasks.core.settings import Approval as Rules
 from tasks.core.settings import load
+from tasks.export.key import password
 from tasks.promote import approval
 from tasks.promote.approval import Approval
-
-#: The password of the key of an approval.
-PASSWORD = "ASSAY_SIGNING_PASSWORD"  # noqa: S105 (the name of a variable)
 
 Obtain = Callable[[Approval], Approval | None]
 #: Asks a person; the rules say for how long.
@@ -92,7 +89,7 @@ def rollback(name: str, stage: str, version: str | None, params: Path, reason: s
 def approve(name: str, version: str, stage: str, params: Path, key: Path, out: Path) -> str:
     """Write an approval that its approver signs."""
     asked = _asked(inspect(params), name, stage, version, "")
-    given = room.approve(asked, key, _password())
+    given = room.approve(asked, key, password())
     approval.write(given, out)
     return f"{out}: {given.approver} approves {name} {version} for {stage} until {given.expires}"
 
@@ -122,13 +119,8 @@ def _given(wanted: Wanted, asked: room.Asked) -> Obtain | None:
         return lambda _: read
     if wanted.approve_with is not None:
         key = wanted.approve_with
-        return lambda _: room.approve(asked, key, _password())
+        return lambda _: room.approve(asked, key, password())
     return None
-
-
-def _password() -> bytes | None:
-    text = os.environ.get(PASSWORD)
-    return text.encode() if text else None
 
 
 def tell(gate: room.Gate, answer: Callable[[room.Gate], room.Said]) -> room.Said:

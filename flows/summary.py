@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from deploy import signing
 from flows.bundles import bundle
 from flows.pipeline import Pipeline
 from flows.publish import report
@@ -35,6 +36,9 @@ def show(pipeline: Pipeline, passed: bool = True) -> None:
     console.print(f"verdict: {verdict['verdict']}: {verdict['reason']}", markup=False, highlight=False)
     folder = bundle(pipeline) if passed else None
     console.print(f"bundle:  {_from_here(folder) if folder else 'none'}", markup=False, highlight=False)
+    if folder is not None and not signing.signature_path(folder).is_file():
+        told = f"unsigned: nothing proves who made it (`assay sign {_from_here(folder)} --key KEY`)"
+        console.print(f"         {told}", markup=False, highlight=False)
 
 
 def show_refusal(pipeline: Pipeline, since: float) -> None:

@@ -18,7 +18,7 @@ from deploy import bundle, signing
 from tasks.core import files
 from tasks.core.settings import load
 from tasks.core.stage import run_stage
-from tasks.promote import moves
+from tasks.promote import moves, supply
 from tasks.promote.audit import Entry
 from tasks.promote.evidence import digest
 from tasks.promote.store import Store
@@ -154,13 +154,13 @@ def export_of(root: Path, folder: Path) -> None:
     files.write_json(path, raw)
 
 
-def report(root: Path, folder: Path, path: Path, days_ago: float = 0.0, **changes: Any) -> Path:
+def report(root: Path, folder: Path, path: Path, days_ago: float = 0.0, **changes: str) -> Path:
     """What `pip-audit` would have written about the bundle's packages elsewhere."""
-    versions = files.read_json(folder / "provenance.json")["versions"] | changes
+    versions = supply.Bill.read(folder).versions | changes
     components = [
         {"bom-ref": name, "name": name, "version": str(version).partition("+")[0], "type": "library"}
         for name, version in versions.items()
-        if version is not None and name != "assay"
+        if name != "assay"
     ]
     made = (datetime.now(UTC) - timedelta(days=days_ago)).isoformat()
     files.write_json(path, {"bomFormat": "CycloneDX", "metadata": {"timestamp": made}, "components": components})

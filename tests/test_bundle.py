@@ -21,7 +21,8 @@ from deploy import bundle, golden, signing
 from deploy.errors import IntegrityError, UsageError
 from deploy.predictor import Predictor
 
-NAMES = sorted(bundle.REQUIRED | {"golden/typical.request.json", "golden/typical.response.json", bundle.MANIFEST})
+GOLDEN = {f"golden/{case}.{side}.json" for case in ("typical", "single", "odd") for side in ("request", "response")}
+NAMES = sorted(bundle.REQUIRED | GOLDEN | {bundle.MANIFEST})
 
 
 class Signed(NamedTuple):

@@ -12,25 +12,22 @@ from typing import Any
 
 import numpy as np
 import onnx
-import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import worlds
 
-from deploy import bundle
+from deploy import bundle, golden
 from deploy.predictor import Predictor
+from deploy.runtime import open_session
+from deploy.signature import MISSING, Signature
 from tasks.core import files, manifest, scoring
 from tasks.core.errors import IntegrityError, NotProven
-from tasks.core.original import load_encoder
 from tasks.core.repository import dvc_hashes, git_state
 from tasks.core.stage import run_stage
-from tasks.export import contents
 from tasks.export.publish import publish
 
-FILES = {
-    "model.onnx", "signature.json", "golden/typical.request.json", "golden/typical.response.json", "metrics.json",
-    "verdict.json", "provenance.json", "README.md", "MANIFEST.sha256",
-}  # fmt: skip
+CASES = ("typical", "single", "odd")
+GOLDEN = {f"golden/{case}.{side}.json" for case in CASES for side in ("request", "response")}
 
 
 def run(root: Path, base: dict[str, Any] | None = None, **own: Any) -> manifest.Manifest:
@@ -56,7 +53,8 @@ def tree(folder: Path) -> dict[str, bytes]:
 def test_a_bundle_is_complete_and_whole(tiny: Path) -> None:
     folder = bundle_of(tiny)
     bundle.check(folder)
-    assert set(tree(folder)) == FILES
+    assert set(tree(folder)) == bundle.REQUIRED | GOLDEN | {bundle.MANIFEST}
+    bundle.verify(folder, None)
     assert re.fullmatch(r"1-[0-9a-f]{12}", folder.name)
     check = subprocess.run(["sha256sum", "--quiet", "-c", "MANIFEST.sha256"], cwd=folder, check=False)
     assert check.returncode == 0, "the manifest is in the format of sha256sum"
@@ -72,9 +70,11 @@ def test_the_bundled_model_is_the_verified_one(tiny: Path) -> None:
     assert {item.key for item in model.metadata_props} >= {"assay.name", "assay.target"}
 
 
-def test_everything_but_the_provenance_is_the_stages_output(tiny: Path) -> None:
+def test_everything_but_the_records_is_the_stages_output(tiny: Path) -> None:
     published, staged = tree(bundle_of(tiny)), tree(tiny / "artifacts" / "export")
-    del published["provenance.json"], published["MANIFEST.sha256"], staged["manifest.json"]
+    for name in (*bundle.RECORDS, bundle.MANIFEST):
+        del published[name]
+    del staged["manifest.json"]
     assert published == staged
 
 
@@ -138,42 +138,59 @@ def test_the_metrics_are_those_of_the_stages(tiny: Path) -> None:
     assert found["intervals"] == files.read_json(tiny / "artifacts" / "verify" / "verdict.json")["lines"]
 
 
-def golden(folder: Path) -> tuple[dict[str, np.ndarray], list[float], float]:
-    request = json.loads((folder / "golden" / "typical.request.json").read_text())
-    (answer,) = json.loads((folder / "golden" / "typical.response.json").read_text())["outputs"]
-    columns = {item["name"]: np.array(item["data"], dtype=object) for item in request["inputs"]}
-    assert all(item["shape"] == [len(item["data"]), 1] for item in request["inputs"])
-    return columns, answer["data"], answer["parameters"]["absolute_tolerance"]["CPUExecutionProvider"]
+def test_golden_cases_are_normal_rows_one_row_and_odd_rows(tiny: Path) -> None:
+    cases = {case.name: case for case in golden.read(bundle_of(tiny))}
+    assert set(cases) == set(CASES)
+    rows = {name: len(case.columns["distance"]) for name, case in cases.items()}
+    assert rows["typical"] == worlds.PARAMS["export"]["golden_rows"]
+    assert rows["single"] == 1
+    odd = cases["odd"].columns
+    assert np.isnan(odd["distance"]).any()
+    assert (np.abs(odd["pressure"]) > 1e38).any()
+    assert {"", "no such value \N{SNOWMAN}"} < set(odd["carrier"][:, 0])
+    assert (odd["route"] == MISSING["INT64"]).any()
+    assert all(len(set(case.answers["probability"].expected[:, 0])) > rows[name] / 2 for name, case in cases.items())
 
 
-def test_the_golden_request_is_answered_as_it_says(tiny: Path) -> None:
-    columns, expected, tolerance = golden(bundle_of(tiny))
-    assert len(expected) == worlds.PARAMS["export"]["golden_rows"]
-    assert len(set(expected)) > 1
-    found = Predictor.load(bundle_of(tiny), "cpu").predict(columns)["probability"][:, 0]
-    np.testing.assert_allclose(found, expected, rtol=0, atol=tolerance)
+def test_the_verified_answers_are_the_golden_ones(tiny: Path) -> None:
+    verified = pq.read_table(tiny / "artifacts" / "verify" / "predictions.parquet")["shipped"].to_numpy()
+    (typical,) = (case for case in golden.read(bundle_of(tiny)) if case.name == "typical")
+    expected = typical.answers["probability"].expected[:, 0]
+    np.testing.assert_allclose(expected, verified[: len(expected)], rtol=0, atol=1e-6)
 
 
-def test_a_golden_request_spells_what_json_has_not(tiny: Path, tmp_path: Path) -> None:
-    encoder = load_encoder(tiny / "artifacts" / "tune")
-    shutil.copyfile(tiny / "artifacts" / "compress" / "signature.json", tmp_path / "signature.json")
-    rows = pa.table(
-        {
-            "distance": pa.array([float("inf"), float("-inf"), float("nan"), None]),
-            "pressure": pa.array([1e300, 1.0, 2.0, 3.0]),
-            "seats": pa.array([1, None, 3, 4]),
-            "route": pa.array([1, None, 3, 4]),
-            "carrier": pa.array(["東京", None, 'say "hi"', ""]),
-            "holiday": pa.array([True, None, False, True]),
-        }
+def test_a_tolerance_is_more_than_other_kernels_differ_and_less_than_answers_do(tiny: Path) -> None:
+    folder = bundle_of(tiny)
+    plain = Predictor(
+        open_session(folder / "model.onnx", "cpu", optimized=False), Signature.read(folder / "signature.json")
     )
-    model = Predictor.open(tiny / "artifacts" / "compress", "cpu")
-    scores = model.predict(encoder.raw_inputs(rows))["probability"][:, 0]
-    contents.write_golden(tmp_path, encoder, rows, scores)
-    columns, expected, _ = golden(tmp_path)
-    assert columns["distance"][2] is None
-    assert columns["distance"][0] > 1e38
-    np.testing.assert_allclose(model.predict(columns)["probability"][:, 0], expected, rtol=0, atol=1e-6)
+    for case in golden.read(folder):
+        answer = case.answers["probability"]
+        assert case.differences(plain.predict(case.columns), "CPUExecutionProvider") == []
+        spread = np.ptp(answer.expected) or 1.0
+        assert 0 < answer.tolerance["CPUExecutionProvider"] < spread / 20
+        assert answer.tolerance["CPUExecutionProvider"] <= answer.tolerance["CUDAExecutionProvider"]
+        assert answer.tolerated("NobodysExecutionProvider") == max(answer.tolerance.values())
+
+
+@pytest.mark.parametrize(("value", "rounded"), [(0.0011, 0.002), (0.001, 0.001), (0.0, 1e-9), (7, 10), (3e-7, 5e-7)])
+def test_a_tolerance_is_rounded_up_to_one_digit(value: float, rounded: float) -> None:
+    from tasks.export.golden import _round_up
+
+    assert _round_up(value) == rounded
+
+
+def test_a_bundle_that_misses_its_golden_answers_is_not_published(world: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from tasks.export import golden as made
+
+    honest = made._tensor
+    monkeypatch.setattr(
+        made, "_tensor", lambda tensor, array: honest(tensor, array + 0.3 if tensor.name == "probability" else array)
+    )
+    before = tree(world / "dist")
+    with pytest.raises(IntegrityError, match=r"golden case odd, output probability: off by 0\.3"):
+        run(world, description="new")
+    assert tree(world / "dist") == before
 
 
 # Where it comes from.
@@ -296,7 +313,7 @@ def test_two_folders_give_the_same_bundle(tiny: Path, world: Path) -> None:
     run(world)
     assert bundle_of(world).name == bundle_of(tiny).name
     ours, theirs = tree(bundle_of(world)), tree(bundle_of(tiny))
-    assert {name for name in ours if ours[name] != theirs[name]} <= {"provenance.json", "MANIFEST.sha256"}
+    assert {name for name in ours if ours[name] != theirs[name]} <= bundle.RECORDS | {bundle.MANIFEST}
     assert manifest.identity(world / "artifacts" / "export") == manifest.identity(tiny / "artifacts" / "export")
 
 
@@ -383,9 +400,10 @@ def test_the_proof_sees_the_whole_bundle_before_it_has_its_name(source: Path, tm
         seen.append(folder.name)
         assert not [path for path in (tmp_path / "dist").iterdir() if not path.name.startswith(".")]
 
-    version = publish(tmp_path / "dist", source, "a" * 64, {"by": "test"}, prove)
-    assert seen == [".partial-1-aaaaaaaaaaaa"]
+    version = publish(tmp_path / "dist", source, "a" * 64, {"provenance.json": {"by": "test"}}, prove)
+    assert seen == ["1-aaaaaaaaaaaa"]
     assert set(tree(version)) == {"model.onnx", "provenance.json", "MANIFEST.sha256"}
+    assert files.read_json(version / "provenance.json") == {"by": "test", "version": "1-aaaaaaaaaaaa"}
 
 
 @pytest.mark.parametrize("error", [IntegrityError("rule", "found", "way out"), KeyboardInterrupt(), OSError("full")])
@@ -400,7 +418,7 @@ def test_a_failed_proof_leaves_nothing(source: Path, tmp_path: Path, error: Base
 
 
 def test_what_a_kill_left_half_written_is_cleared_away(source: Path, tmp_path: Path) -> None:
-    half = tmp_path / "dist" / ".partial-1-bbbbbbbbbbbb"
+    half = tmp_path / "dist" / ".partial" / "1-bbbbbbbbbbbb"
     half.mkdir(parents=True)
     (half / "model.onnx").write_bytes(b"mo")
     publish(tmp_path / "dist", source, "a" * 64, {}, accept)

@@ -286,6 +286,9 @@ class Export(Section):
     """One paragraph for the model card: what the model predicts, and for whom."""
     data_licence: str = "unknown"
     """Licence of the training data, for the model card."""
+    signing_key: Annotated[str | None, Field(exclude=True)] = None
+    """Private key (PEM) that signs the bundle, relative to the params file; null takes the one that the environment
+    variable ASSAY_SIGNING_KEY names, if it does. A password is read from ASSAY_SIGNING_PASSWORD."""
 
 
 class Approval(Section):
@@ -316,7 +319,7 @@ class Promote(Section):
 
     store: Annotated[str, Field(min_length=1)] = "store"
     """Where promoted bundles are kept: a folder, relative to the params file, or `s3://bucket/prefix`."""
-    public_key: Annotated[str, Field(min_length=1)] = "keys/assay.pub"
+    public_key: Annotated[str, Field(min_length=1)] = "assay.pub"
     """Public key that bundles are signed for, relative to the params file."""
     max_opset: Positive = 18
     """Newest opset that the runtimes which will serve are sure to have."""

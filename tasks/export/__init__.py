@@ -24,36 +24,45 @@ _TOLERANCE = 1e-6
 
 
 def run(settings: StageSettings, inputs: Mapping[str, Path], out: Path) -> Manifest:
-    """Leave the bundle's reproducible files, and publish ``<dist_dir>/<name>/<version>/`` with provenance and hashes.
+    """Leave the bundle's reproducible files; publish ``<dist_dir>/<name>/<version>/`` with records, hashes, signature.
 
     Raises:
         NotProven: without an ACCEPT of exactly this model file, and of those of all variants.
-        IntegrityError: if a bundled file does not answer as the verified one on every test row.
+        UsageError: if the key that is to sign the bundle is none.
+        IntegrityError: if a bundled file does not answer as the verified one on every test row, or what was made is
+            not what a server would take.
     """
     import pyarrow.parquet as pq
 
     from deploy import bundle
     from deploy.variants import Variants
     from tasks.core import original
-    from tasks.export import card, contents, provenance
-    from tasks.export.publish import publish
+    from tasks.export import card, contents, drift, golden, key, mlbom, records, triton
+    from tasks.export.publish import publish, sign
 
     base = settings.base
+    signing_key = key.find(settings)
     stages = {stage: manifest.read(settings.artifacts / stage) for stage in ("ingest", *inputs)}
     variants = Variants.read(inputs["compress"])
+    folders = list({one.folder: one for one in reversed(variants.distinct())}.values())
     _require_accept(inputs, stages["compress"], variants)
     encoder = original.load_encoder(inputs["tune"])
     rows = pq.read_table(inputs["validate"] / "test.parquet")
     predictions = pq.read_table(inputs["verify"] / "predictions.parquet")
-    verified = contents.as_array(predictions["shipped"])
 
     contents.copy_verified(inputs["compress"], inputs["verify"], out)
-    count = settings.own.golden_rows
-    contents.write_golden(out, encoder, rows.slice(0, count), verified[:count])
+    for one in folders:
+        golden.write(out, one, encoder.raw_inputs(rows.slice(0, golden.MEASURED_ROWS)), settings.own.golden_rows)
+        triton.write(out, base.name, one)
+    drift.write(out, inputs["validate"], encoder, variants.first)
     contents.write_metrics(out, stages)
     card.write(out, base, settings.own, stages)
+    mlbom.write(out, base, settings.own, stages)
 
     def prove(folder: Path) -> None:
+        bundle.verify(folder, None)
+        for one in folders:
+            golden.prove(folder, one)
         for one in variants.distinct():
             column = "shipped" if one is variants.first else f"shipped_{one.target}"
             answers = contents.as_array(predictions[column])
@@ -61,10 +70,12 @@ def run(settings: StageSettings, inputs: Mapping[str, Path], out: Path) -> Manif
 
     digest = bundle.digest(bundle.hashes(out))
     dist = settings.root / base.dist_dir / base.name
-    version = publish(dist, out, digest, provenance.collect(settings, stages, digest), prove)
+    version = publish(dist, out, digest, records.collect(settings, stages, digest), prove)
     inside = version.is_relative_to(settings.root)
     settings.measured["bundle"] = (version.relative_to(settings.root) if inside else version).as_posix()
-    log.info("export: %s", settings.measured["bundle"])
+    if signing_key is not None:
+        sign(version, signing_key, key.password())
+    log.info("export: %s, %s", settings.measured["bundle"], "signed" if signing_key else "not signed: no key is named")
     roles = {path.relative_to(out).as_posix(): "bundle" for path in out.rglob("*") if path.is_file()}
     return manifest.build("export", settings.hash, inputs, out, roles, {}, {"name": base.name, "digest": digest})
 

@@ -5,28 +5,20 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
-
 from deploy.signature import Signature
 from deploy.variants import NAME, RULE, Variant, Variants
 from tasks.core import files
 from tasks.core.manifest import Manifest
 from tasks.core.settings import Base, Export
+from tasks.export.texts import render
 
 
 def write(out: Path, base: Base, settings: Export, stages: Mapping[str, Manifest]) -> None:
     """Write ``README.md`` into the bundle from its ``metrics.json``, ``verdict.json`` and ``signature.json``."""
-    environment = Environment(
-        loader=PackageLoader("tasks.export"),
-        autoescape=False,  # noqa: S701 - Markdown, not HTML
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
-    environment.filters["cell"] = _cell
     verdict = files.read_json(out / "verdict.json")
-    text = environment.get_template("card.md.j2").render(
+    text = render(
+        "card.md.j2",
+        {"cell": _cell},
         base=base,
         settings=settings,
         metrics=files.read_json(out / "metrics.json")["metrics"],

@@ -8,15 +8,17 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from deploy import bundle
+from deploy import bundle, signing
 from tasks.core import files
 from tasks.core.errors import IntegrityError
 
 PROVENANCE = "provenance.json"
+#: Where a bundle is put together: below it, under its own name.
+_PARTIAL = ".partial"
 
 
 def publish(
-    dist: Path, contents: Path, digest: str, provenance: Mapping[str, Any], prove: Callable[[Path], None]
+    dist: Path, contents: Path, digest: str, records: Mapping[str, Mapping[str, Any]], prove: Callable[[Path], None]
 ) -> Path:
     """Publish the bundle, or find that this very content is published already.
 
@@ -27,8 +29,9 @@ def publish(
         dist: ``dist/<name>``.
         contents: the reproducible files.
         digest: their identity.
-        provenance: written as ``provenance.json``.
-        prove: called with the complete bundle before it gets its name; raises to refuse it.
+        records: what is true of this run alone, :data:`deploy.bundle.RECORDS`: file -> JSON values. The version is
+            added to ``provenance.json``.
+        prove: called with the complete bundle before it is published; raises to refuse it.
 
     Returns:
         The version's folder.
@@ -40,27 +43,35 @@ def publish(
 
     dist.mkdir(parents=True, exist_ok=True)
     with FileLock(dist / ".lock"):
-        for leftover in dist.glob(".partial-*"):
-            shutil.rmtree(leftover)
+        shutil.rmtree(dist / _PARTIAL, ignore_errors=True)
         published = find(dist, digest)
         if published is not None:
             _check_content(published, digest)
             prove(published)
             return published
         version = f"{_next_number(dist)}-{digest[:12]}"
-        partial = dist / f".partial-{version}"
+        partial = dist / _PARTIAL / version
         try:
             shutil.copytree(contents, partial)
-            files.write_json(partial / PROVENANCE, {**provenance, "version": version})
+            for name, values in records.items():
+                known = {"version": version} if name == PROVENANCE else {}
+                files.write_json(partial / name, {**values, **known})
             bundle.write_manifest(partial)
             prove(partial)
             _flush(partial)
             partial.rename(dist / version)
-        except BaseException:
-            shutil.rmtree(partial, ignore_errors=True)
-            raise
+        finally:
+            shutil.rmtree(dist / _PARTIAL, ignore_errors=True)
         files.write_text(dist / ".last", f"{version}\n")
     return dist / version
+
+
+def sign(version: Path, key: Path, password: bytes | None) -> None:
+    """Put the key's signature beside a published version, if it is not there: a kill before this is made good so."""
+    from filelock import FileLock
+
+    with FileLock(version.parent / ".lock"):
+        signing.sign(version, key, password)
 
 
 def _check_content(published: Path, digest: str) -> None:
@@ -90,7 +101,7 @@ def find(dist: Path, digest: str) -> Path | None:
 
 def _next_number(dist: Path) -> int:
     """One above the highest number ever used here, also if that version was deleted since."""
-    names = [path.name for path in dist.iterdir() if path.is_dir()]
+    names = [path.name for path in dist.iterdir() if path.is_dir() or path.name.endswith(signing.SUFFIX)]
     last = dist / ".last"
     names += [last.read_text(encoding="utf-8").strip()] if last.is_file() else []
     numbers = [int(name.partition("-")[0]) for name in names if name.partition("-")[0].isdigit()]
