@@ -170,6 +170,86 @@ def verify_model(
         )
 
 
+_PARAMS = typer.Option("--params", help="Params file of the pipeline.")
+_STAGE = typer.Option("--to", help="staging or prod.")
+_NAME = typer.Argument(help="Name of the model.")
+
+
+@app.command()
+def promote(
+    name: Annotated[str, _NAME],
+    version: Annotated[str, typer.Argument(help="Version of the bundle: its folder under dist.")],
+    to: Annotated[str, _STAGE],
+    params: Annotated[Path, _PARAMS] = Path("params.yaml"),
+    reason: Annotated[str, typer.Option(help="Why, for the audit log.")] = "",
+    force: Annotated[
+        bool, typer.Option("--force", help="Overrule gates, but for `bundle` and `approval`; needs --reason.")
+    ] = False,
+    approve_with: Annotated[
+        Path | None, typer.Option(help="Approve for prod with this private key of an approver.")
+    ] = None,
+    approval: Annotated[Path | None, typer.Option(help="Approval for prod that `assay approve` wrote.")] = None,
+    audit_report: Annotated[
+        Path | None, typer.Option(help="What `pip-audit --strict -f cyclonedx-json` wrote where there is a network.")
+    ] = None,
+) -> None:
+    """Put a finished bundle through the gates, and let a stage serve it.
+
+    A flow run where PREFECT_API_URL names a server. Exit codes: 0 done, 2 usage, 5 a broken store, 6 refused.
+    """
+    from flows.promotion import Wanted
+    from flows.session import promote as conduct
+
+    typer.echo(conduct(Wanted(name, version, to, params, reason, force, approve_with, approval, audit_report)))
+
+
+@app.command()
+def approve(
+    name: Annotated[str, _NAME],
+    version: Annotated[str, typer.Argument(help="Version of the bundle.")],
+    key: Annotated[Path, typer.Option(help="Private key of an approver (PEM; Ed25519 or EC).")],
+    to: Annotated[str, _STAGE] = "prod",
+    params: Annotated[Path, _PARAMS] = Path("params.yaml"),
+    out: Annotated[Path, typer.Option("--out", help="File to write.")] = Path("approval.json"),
+) -> None:
+    """Sign that a bundle may go to a stage, for whoever promotes it."""
+    from flows.promotion import approve as sign
+
+    typer.echo(sign(name, version, to, params, key, out))
+
+
+@app.command()
+def rollback(
+    name: Annotated[str, _NAME],
+    to: Annotated[str, _STAGE],
+    version: Annotated[str | None, typer.Argument(help="Version to go back to (default: the one before).")] = None,
+    params: Annotated[Path, _PARAMS] = Path("params.yaml"),
+    reason: Annotated[str, typer.Option(help="Why, for the audit log.")] = "",
+) -> None:
+    """Let a stage serve an earlier version again, after the gates `bundle` and `server`.
+
+    Exit codes: 0 done, 2 usage, 5 a broken store, 6 refused.
+    """
+    from flows.promotion import rollback as go_back
+
+    typer.echo(go_back(name, to, version, params, reason))
+
+
+@app.command()
+def history(
+    name: Annotated[str, _NAME],
+    params: Annotated[Path, _PARAMS] = Path("params.yaml"),
+) -> None:
+    """Show who moved which stage, when and why, after verifying the audit log's chain.
+
+    Exit codes: 0 the chain holds, 2 usage, 5 it is broken.
+    """
+    from flows.promotion import history as lines
+
+    for line in lines(name, params):
+        typer.echo(line)
+
+
 @keys.command("new")
 def new_keys(
     folder: Annotated[Path, typer.Argument(help="Where assay.key and assay.pub are written.")] = Path(),

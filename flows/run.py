@@ -44,7 +44,7 @@ def run(params: str = "params.yaml", force: str | None = None, retries: int = 0)
     try:
         return _run_stages(prepare(Path(params)), force, retries)
     except AssayError as error:
-        return _failed(error)
+        return failed(error)
 
 
 def _run_stages(pipeline: Pipeline, force: str | None, retries: int) -> dict[str, str]:
@@ -106,11 +106,11 @@ def _attempt(pipeline: Pipeline, stage: str, done: StageDone) -> Outcome | Assay
 
 def _state(result: Outcome | AssayError) -> State[Any]:
     if isinstance(result, AssayError):
-        return _failed(result)
+        return failed(result)
     return Completed(name="Cached" if result is Outcome.UNCHANGED else "Completed", message=result.value)
 
 
-def _failed(error: AssayError) -> State[Any]:
+def failed(error: AssayError) -> State[Any]:
     """A failed state that is named after the error and carries it: no traceback for what is no bug."""
     return Failed(name=type(error).__name__, message=str(error), data=error)
 

@@ -6,13 +6,16 @@ import logging
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from flows.pipeline import Pipeline
 from flows.server import TemporaryServer
 from tasks.core import files
 from tasks.core.errors import MachineError
 from tasks.core.stage import only_one
+
+if TYPE_CHECKING:
+    from flows.promotion import Wanted
 
 _DRAIN_SECONDS = 10.0
 
@@ -28,6 +31,34 @@ def conduct(pipeline: Pipeline, force: str | None = None, retries: int = 0) -> d
 
         outcomes: Any = run(str(pipeline.params), force, retries)
         return dict(outcomes)
+
+
+def promote(wanted: Wanted) -> str:
+    """Promote as a flow where a Prefect server is configured, as a plain function elsewhere.
+
+    Nobody could answer on a temporary server, and nobody would look at it.
+
+    Raises:
+        AssayError: see :func:`flows.promotion.carry_out`.
+    """
+    from prefect.settings import PREFECT_API_URL
+
+    from flows import promotion
+
+    if not PREFECT_API_URL.value():
+        return promotion.plain(wanted)
+    with _prefect(wanted.params.parent):
+        from flows.promote import promote as flow
+
+        def text(path: Path | None) -> str | None:
+            return None if path is None else str(path)
+
+        files_given = (text(wanted.approve_with), text(wanted.approval), text(wanted.audit_report))
+        return str(
+            flow(
+                wanted.name, wanted.version, wanted.stage, str(wanted.params), wanted.reason, wanted.force, *files_given
+            )
+        )
 
 
 @contextmanager

@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 
 import fake_pipeline
+import promote_world
 import pytest
 import worlds
 from filelock import FileLock
@@ -59,3 +60,14 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def world(tiny: Path, tmp_path: Path) -> Path:
     """A copy of the tiny world of one's own."""
     return shutil.copytree(tiny, tmp_path / "world")
+
+
+@pytest.fixture(scope="session")
+def _promotable(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return promote_world.project(tiny, tmp_path_factory.mktemp("promotable") / "project")
+
+
+@pytest.fixture
+def promotable(_promotable: Path, tmp_path: Path) -> Path:
+    """A copy of one's own of a project whose bundle every gate can say yes to (see promote_world)."""
+    return shutil.copytree(_promotable, tmp_path / "project")

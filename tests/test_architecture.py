@@ -33,21 +33,31 @@ def loaded_after(code: str) -> set[str]:
     return set(done.stdout.split())
 
 
+#: The rooms that no stage of the DAG runs.
+BEYOND = ("promote",)
+
+
 # One word, five places.
 
 
 def test_a_stage_has_a_folder_with_one_door() -> None:
     folders = {path.name for path in (ROOT / "tasks").iterdir() if (path / "__init__.py").is_file()} - {"core"}
-    assert folders == set(STAGES)
+    assert folders == {*STAGES, *BEYOND}
     for stage in STAGES:
         assert callable(importlib.import_module(f"tasks.{stage}").run)
 
 
+def test_a_room_beyond_the_dag_has_a_flow_of_its_name() -> None:
+    for room in BEYOND:
+        assert importlib.import_module(f"flows.{room}").__dict__[room].name == room
+        assert importlib.import_module(f"tasks.{room}").__dict__[room]
+
+
 def test_a_stage_has_a_section_of_its_name() -> None:
     sections = {field.alias or name for name, field in Params.model_fields.items()}
-    assert sections == {"base", *STAGES}
+    assert sections == {"base", *STAGES, *BEYOND}
     written = YAML(typ="safe").load((ROOT / "params.yaml").read_text())
-    assert set(written) <= {"base", *STAGES}
+    assert set(written) <= {"base", *STAGES, *BEYOND}
     params = load(ROOT / "params.yaml")
     for stage in STAGES:
         settings = StageSettings(params.base, params.section(stage), ROOT)
@@ -80,7 +90,7 @@ def test_a_stage_of_the_command_line_is_a_stage() -> None:
 @pytest.mark.parametrize("package", ["tasks", "deploy"])
 def test_importing_the_packages_loads_nothing_heavy(package: str) -> None:
     """Every room's door, the core and the serving package: the rest of a room is loaded by the run that needs it."""
-    doors = [package, *(f"tasks.{stage}" for stage in STAGES), "tasks.core.stage", "tasks.core.settings"]
+    doors = [package, *(f"tasks.{room}" for room in (*STAGES, *BEYOND)), "tasks.core.stage", "tasks.core.settings"]
     if package == "deploy":
         doors = ["deploy", *(f"deploy.{module.name}" for module in pkgutil.iter_modules(deploy.__path__))]
     loaded = loaded_after("\n".join(f"import {door}" for door in doors))

@@ -22,8 +22,8 @@ from deploy.runtime import open_session
 from deploy.signature import MISSING, Signature
 from tasks.core import files, manifest, scoring
 from tasks.core.errors import IntegrityError, NotProven
+from tasks.core.repository import dvc_hashes, git_state
 from tasks.core.stage import run_stage
-from tasks.export.provenance import dvc_hashes, git_state
 from tasks.export.publish import publish
 
 CASES = ("typical", "single", "odd")

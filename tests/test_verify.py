@@ -16,13 +16,13 @@ import pyarrow.parquet as pq
 import pytest
 import worlds
 
-from tasks.core import files, manifest, scoring
+from tasks.core import files, manifest, scoring, statistics
 from tasks.core.errors import IntegrityError, MachineError, NotProven
 from tasks.core.metrics import auc
 from tasks.core.original import load_encoder
 from tasks.core.stage import run_stage
-from tasks.verify import case, statistics
-from tasks.verify.statistics import Comparison
+from tasks.core.statistics import Comparison
+from tasks.verify import case
 
 # The room itself.
 

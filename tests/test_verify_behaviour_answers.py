@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from scipy.stats import ks_2samp
 
+from tasks.core.measured import Measured
 from tasks.core.metrics import find
 from tasks.verify.behaviour import (
     bootstrap,
@@ -24,7 +25,6 @@ from tasks.verify.behaviour import (
     scores,
 )
 from tasks.verify.case import Case, Scorer
-from tasks.verify.measured import Measured
 
 TASKS = ("binary", "multiclass", "regression", "ranking")
 METRICS = {"binary": "auc", "multiclass": "accuracy", "regression": "rmse", "ranking": "hr@10"}

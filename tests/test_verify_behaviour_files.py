@@ -19,10 +19,10 @@ from scipy.stats import spearmanr
 
 from deploy.signature import Signature, Tensor
 from tasks.core import files
+from tasks.core.measured import Measured
 from tasks.core.metrics import find
 from tasks.verify.behaviour import explanation, robustness, sample
 from tasks.verify.case import Case, Scorer
-from tasks.verify.measured import Measured
 
 Columns = Mapping[str, np.ndarray]
 INT64_MISSING = np.iinfo(np.int64).min

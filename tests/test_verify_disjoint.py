@@ -13,9 +13,9 @@ import pytest
 import worlds
 
 from tasks.core.errors import IntegrityError
+from tasks.core.measured import Measured
 from tasks.core.tensors import to_arrow
 from tasks.verify import disjoint
-from tasks.verify.measured import Measured
 
 FACTS: dict[str, Any] = {"target": worlds.TARGET, "task": "binary", "tensors": {}, "split": {"by": "random"}}
 SIZES = {"train": 800, "validation": 200, "test": 200}

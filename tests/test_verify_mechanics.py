@@ -18,10 +18,10 @@ from deploy.signature import Signature, Tensor
 from tasks.compress.graph import static
 from tasks.core import files
 from tasks.core.errors import AssayError, IntegrityError
+from tasks.core.measured import Measured
 from tasks.core.metrics import find
 from tasks.verify import mechanics
 from tasks.verify.case import Case, Scorer
-from tasks.verify.measured import Measured
 from tasks.verify.mechanics import odd_rows, repeats, saturation
 
 FLOAT, ROWS = graphs.FLOAT, 150

@@ -12,9 +12,8 @@ import onnx
 import pytest
 from onnx import helper, numpy_helper
 
-from tasks.core import files
+from tasks.core import files, model_file
 from tasks.core.errors import IntegrityError
-from tasks.verify import model_file
 from tasks.verify.mechanics import budgets
 
 

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 
 from tasks.core.errors import UsageError
+from tasks.core.measured import Measured
 from tasks.core.metrics import Metric, find
 from tasks.verify import slices
 from tasks.verify.case import Case, Scorer
-from tasks.verify.measured import Measured
 
 AUC, ACCURACY, RMSE = find("auc", "binary"), find("accuracy", "multiclass"), find("rmse", "regression")
 MARGIN = 0.02

@@ -11,10 +11,10 @@ import pytest
 from scipy import optimize, stats
 
 from tasks.core.metrics import Metric, find
+from tasks.core.statistics import bootstrap, planning, proportions
+from tasks.core.statistics.bootstrap import Jackknife, Pair, Resampled
+from tasks.core.statistics.proportions import Flips, tango
 from tasks.verify.case import Case, Scorer
-from tasks.verify.statistics import bootstrap, compare, planning, proportions
-from tasks.verify.statistics.bootstrap import Jackknife, Pair, Resampled
-from tasks.verify.statistics.proportions import Flips, tango
 
 AUC, RMSE, MAE = find("auc", "binary"), find("rmse", "regression"), find("mae", "regression")
 ACCURACY = find("accuracy", "multiclass")
@@ -146,7 +146,7 @@ def test_a_comparison_of_accuracies_is_tangos() -> None:
     shipped = np.where(random.random((600, 1)) < 0.03, np.eye(4)[random.integers(0, 4, 600)], original)
     first, second = original.argmax(axis=1) == labels, shipped.argmax(axis=1) == labels
     flips = Flips(int((first & ~second).sum()), int((second & ~first).sum()), 600)
-    found = compare(case(ACCURACY, labels, original, shipped), 50)
+    found = case(ACCURACY, labels, original, shipped).compare(50)
     assert flips.lost > 0
     assert (found.lower, found.upper) == flips.bounds(0.95)
     assert found.mcnemar == flips.mcnemar()
@@ -161,8 +161,8 @@ def test_accuracy_on_rows_in_groups_is_not_tangos() -> None:
     labels = np.repeat(random.integers(0, 2, 100), 5)
     original = np.eye(2)[labels]
     shipped = np.where(np.repeat(random.random(100) < 0.1, 5)[:, None], original[:, ::-1], original)
-    grouped = compare(case(ACCURACY, labels, original, shipped, np.repeat(np.arange(100), 5)), 300)
-    alone = compare(case(ACCURACY, labels, original, shipped), 300)
+    grouped = case(ACCURACY, labels, original, shipped, np.repeat(np.arange(100), 5)).compare(300)
+    alone = case(ACCURACY, labels, original, shipped).compare(300)
     assert "100 groups" in grouped.method
     assert grouped.clusters == grouped.rarest == 100
     assert grouped.mcnemar is None
@@ -171,7 +171,7 @@ def test_accuracy_on_rows_in_groups_is_not_tangos() -> None:
 
 def test_no_rows_are_no_comparison() -> None:
     with pytest.raises(ValueError, match="rows"):
-        compare(case(ACCURACY, np.zeros(0, dtype=np.int64), np.zeros((0, 2)), np.zeros((0, 2))), 10)
+        case(ACCURACY, np.zeros(0, dtype=np.int64), np.zeros((0, 2)), np.zeros((0, 2))).compare(10)
 
 
 # Bootstrap and jackknife.

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tasks.verify.measured import Measured
-from tasks.verify.verdict import Terms, Verdict, judge
+from tasks.core.measured import Measured
+from tasks.core.verdict import Terms, Verdict, judge
 
 NAN, INF = float("nan"), float("inf")
 MARGIN = 0.01

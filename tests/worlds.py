@@ -67,6 +67,7 @@ PARAMS: dict[str, Any] = {
     "compress": {"methods": ["int8"], "max_metric_drop": 0.02, "max_slowdown": 1000.0, "rounds": 40},
     "verify": {"margin": 0.02, "resamples": 3000, "checks": []},
     "export": {"golden_rows": 5, "description": "A tiny world.", "data_licence": "CC0-1.0"},
+    "promote": {},
 }
 SIZES = {"train": 1800, "validation": 500, "test": 600, "fresh": 100}
 

@@ -25,12 +25,12 @@ from rows import Rows
 
 from deploy.runtime import open_session
 from tasks.compress.race import Lap, race
-from tasks.core import devices, files, record
+from tasks.core import devices, files, record, statistics
 from tasks.core.margins import absolute
+from tasks.core.measured import proof
 from tasks.core.metrics import Metric, find
-from tasks.verify import gate, statistics
-from tasks.verify.statistics import Comparison
-from tasks.verify.verdict import Terms, judge
+from tasks.core.statistics import Comparison
+from tasks.core.verdict import Terms, judge
 
 REFERENCE = "fp32"
 _CONFIDENCE = 0.95
@@ -74,7 +74,7 @@ def _verdict(found: Comparison, metric: Metric, margin: str) -> dict[str, Any]:
     within = absolute(margin if margin.endswith("%") else float(margin), metric, found.original)
     # A pruned model that learnt from a teacher may honestly be better than it: no gain is implausible here.
     terms = Terms(_CONFIDENCE, abs(found.original) + 1, found.rarest, metric.bounded)
-    judgement = judge([gate.proof(metric.name, found, within)], terms)
+    judgement = judge([proof(metric.name, found, within)], terms)
     return {"margin": within, "verdict": judgement.verdict, "reason": judgement.reason}
 
 

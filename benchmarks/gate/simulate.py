@@ -16,11 +16,11 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import stats
 
+from tasks.core.measured import proof
 from tasks.core.metrics import Metric, find
-from tasks.verify.gate import proof
-from tasks.verify.statistics import paired, planning
-from tasks.verify.statistics.proportions import tango
-from tasks.verify.verdict import Terms, judge
+from tasks.core.statistics import paired, planning
+from tasks.core.statistics.proportions import tango
+from tasks.core.verdict import Terms, judge
 
 CONFIDENCE = 0.95
 QUANTILE = float(stats.norm.ppf(CONFIDENCE))

@@ -291,6 +291,64 @@ class Export(Section):
     variable ASSAY_SIGNING_KEY names, if it does. A password is read from ASSAY_SIGNING_PASSWORD."""
 
 
+class Approval(Section):
+    """Who may say yes to production."""
+
+    approvers: dict[str, str | None] = {}  # noqa: RUF012 (pydantic copies it)
+    """Address of each approver, as Git knows it -> file of the public key (PEM; Ed25519 or EC) of the approvals that
+    this person signs; null lets the person approve in Prefect alone."""
+    valid_days: Annotated[float, Field(gt=0)] = 7.0
+    """Days after which a signed approval expires."""
+    wait_minutes: Annotated[float, Field(gt=0)] = 60.0
+    """How long a flow run waits in Prefect for an approver."""
+
+
+class Latency(Section):
+    """How quickly the real server must answer on this machine, over loopback."""
+
+    p99_ms: Annotated[float, Field(gt=0)] = 50.0
+    """Largest 99th percentile of the time of a request with one row."""
+    requests: Annotated[int, Field(ge=100)] = 200
+    """Requests that are timed, one after the other."""
+    start_seconds: Annotated[float, Field(gt=0)] = 60.0
+    """How long the server may take until it is ready."""
+
+
+class Promote(Section):
+    """What a bundle must show before it may serve, and where those that do are kept."""
+
+    store: Annotated[str, Field(min_length=1)] = "store"
+    """Where promoted bundles are kept: a folder, relative to the params file, or `s3://bucket/prefix`."""
+    public_key: Annotated[str, Field(min_length=1)] = "assay.pub"
+    """Public key that bundles are signed for, relative to the params file."""
+    max_opset: Positive = 18
+    """Newest opset that the runtimes which will serve are sure to have."""
+    max_ir_version: Positive = 10
+    """Newest IR version that they read."""
+    latency: Latency = Latency()
+    """Budget of the real server."""
+    floors: dict[str, float] = {}  # noqa: RUF012
+    """Figure of the verdict (`auc`, `recall of 1`, ...) -> least acceptable value; the largest one for an error."""
+    slice_floor: float | None = None
+    """Least acceptable value of the metric in every slice that the gate judged; the largest one for an error."""
+    margin: Margin | None = None
+    """How much worse on fresh rows than what serves a bundle may be; null means the margin of `verify`."""
+    allowed_licences: tuple[str, ...] = (
+        "0BSD", "Apache-2.0", "Apache-2.0 WITH LLVM-exception", "BSD-2-Clause", "BSD-3-Clause", "BSL-1.0", "CC-BY-4.0",
+        "CC0-1.0", "CNRI-Python", "EPL-2.0", "ISC", "MIT", "MIT-0", "MPL-2.0", "PSF-2.0", "Unlicense", "Zlib",
+        "3-Clause BSD License", "Apache License 2.0", "Apache Software License", "BSD", "BSD License",
+        "ISC License (ISCL)", "MIT License", "Mozilla Public License 2.0 (MPL 2.0)",
+        "Python Software Foundation License", "Zope Public License",
+    )  # fmt: skip
+    """Licences that data and packages may have: SPDX, or the words of a package's own metadata."""
+    any_licence: tuple[str, ...] = ("grandalf", "pygit2", "text-unidecode")
+    """Packages that may have any other: tools that a bundle is made with, of which nothing is in it."""
+    audit_days: Annotated[float, Field(gt=0)] = 7.0
+    """Largest age of a report about known vulnerabilities that was made elsewhere."""
+    approval: Approval = Approval()
+    """Rules for production."""
+
+
 class Params(Section):
     """A whole params file."""
 
@@ -301,6 +359,7 @@ class Params(Section):
     compress: Compress = Compress()
     verify: Verify = Verify()
     export: Export = Export()
+    promote: Promote = Promote()
 
     def section(self, stage: str) -> Any:
         """The section of a stage (one of :data:`STAGES`)."""

@@ -15,9 +15,9 @@ from tasks.core.manifest import Manifest
 from tasks.core.stage import StageSettings
 
 if TYPE_CHECKING:
+    from tasks.core.measured import Measured
     from tasks.verify.evidence import Evidence
     from tasks.verify.gate import Judged
-    from tasks.verify.measured import Measured
 
 
 def run(settings: StageSettings, inputs: Mapping[str, Path], out: Path) -> Manifest:
@@ -83,7 +83,8 @@ def _known(settings: StageSettings, inputs: Mapping[str, Path]) -> list[Measured
 
 
 def _judge(settings: StageSettings, inputs: Mapping[str, Path], one: Evidence, known: Sequence[Measured]) -> _Judged:
-    from tasks.verify import gate, model_file, use
+    from tasks.core import model_file
+    from tasks.verify import gate, use
 
     own = settings.own
     test = manifest.read(inputs["validate"]).files["test.parquet"].sha256

@@ -11,6 +11,7 @@ import numpy as np
 
 from tasks.core.metrics import Metric
 from tasks.core.scoring import Exported, score
+from tasks.core.statistics import Comparison, paired
 
 
 @dataclass(frozen=True)
@@ -76,3 +77,9 @@ class Case:
     shipped_file: Scorer
     seed: int = 0
     confidence: float = 0.95
+
+    def compare(self, resamples: int) -> Comparison:
+        """The metric of both, with bounds of the loss: :func:`tasks.core.statistics.paired`."""
+        return paired(
+            self.metric, self.labels, self.original, self.shipped, self.groups, self.confidence, resamples, self.seed
+        )

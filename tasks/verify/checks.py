@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, get_args
 
 from tasks.core.log import log
+from tasks.core.measured import Measured
 from tasks.verify.case import Case
-from tasks.verify.measured import Measured
 
 if TYPE_CHECKING:
     import numpy as np

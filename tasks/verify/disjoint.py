@@ -15,8 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tasks.core.errors import IntegrityError
+from tasks.core.measured import Measured
 from tasks.verify.fingerprints import Hashes, blurred, exact, pictured
-from tasks.verify.measured import Measured
 
 if TYPE_CHECKING:
     import pyarrow as pa

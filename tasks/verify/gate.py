@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tasks.core.margins import absolute
-from tasks.verify import checks, statistics
+from tasks.core.measured import Measured, proof
+from tasks.core.statistics import Comparison
+from tasks.core.verdict import Terms, Verdict, judge
+from tasks.verify import checks
 from tasks.verify.behaviour import ROUNDING
 from tasks.verify.case import Case
 from tasks.verify.checks import Members
-from tasks.verify.measured import Measured
-from tasks.verify.statistics import Comparison
-from tasks.verify.verdict import Terms, Verdict, judge
 
 if TYPE_CHECKING:
     from tasks.core.settings import Verify
@@ -69,7 +69,7 @@ def decide(
         broken = Measured("mechanics", "answers", "nothing_found", len(case.labels), "ANOMALOUS", problems=(anomaly,))
         verdict = judge([broken, *known], Terms(own.confidence, math.inf, 0, case.metric.bounded))
         return Judged(Verdict("ANOMALOUS", anomaly, verdict.lines), None, None, {}, [])
-    comparison = statistics.compare(case, own.resamples)
+    comparison = case.compare(own.resamples)
     margin = absolute(own.margin, case.metric, comparison.original)
     most_gain = absolute(own.max_gain, case.metric, comparison.original) * (1 if own.max_gain else _TIMES)
     found = checks.examine(case, own, slices or {}, members)
@@ -100,21 +100,3 @@ def _value_anomaly(case: Case) -> str:
         if case.task in ("binary", "multiclass") and outside.any():
             return f"{int(outside.sum())} answers of the {name} model are no probabilities"
     return ""
-
-
-def proof(metric: str, comparison: Comparison, margin: float) -> Measured:
-    """The line of the metric; the margin is in its unit."""
-    mcnemar = "" if comparison.mcnemar is None else f"; McNemar's exact p {comparison.mcnemar:.3g}"
-    return Measured(
-        "metric",
-        metric,
-        "non_inferior",
-        comparison.n,
-        original=comparison.original,
-        shipped=comparison.shipped,
-        loss=comparison.drop,
-        lower=comparison.lower,
-        upper=comparison.upper,
-        margin=margin,
-        note=comparison.method + mcnemar,
-    )

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tasks.core.metrics import class_recalls, find, usual
+from tasks.core.verdict import Line
 from tasks.verify.behaviour import probabilities
 from tasks.verify.case import Case
 from tasks.verify.gate import Judged
-from tasks.verify.verdict import Line
 
 if TYPE_CHECKING:
     from tasks.core.settings import Verify

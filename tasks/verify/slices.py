@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 from tasks.core.errors import UsageError
 from tasks.core.log import progress
 from tasks.core.margins import absolute
+from tasks.core.measured import Measured
 from tasks.core.metrics import Metric, find
+from tasks.core.statistics import bootstrap, planning, proportions
 from tasks.verify.case import Case
-from tasks.verify.measured import Measured
-from tasks.verify.statistics import bootstrap, planning, proportions
 
 Array = NDArray[Any]
 

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tasks.core import files
+from tasks.core import files, model_file
 from tasks.core.brought.original import Brought, admit
 from tasks.core.errors import UsageError
 from tasks.core.metrics import find
 from tasks.core.settings import Tune
-from tasks.verify import gate, labelled, model_file, report
+from tasks.verify import gate, labelled, report
 from tasks.verify.case import Case, Scorer
 from tasks.verify.published import told_of
 

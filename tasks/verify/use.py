@@ -11,7 +11,7 @@ from typing import Any
 
 from tasks.core import files
 from tasks.core.errors import IntegrityError
-from tasks.verify.measured import Measured
+from tasks.core.measured import Measured
 
 LEDGER = "test_uses.json"
 SCHEMA_VERSION = 1

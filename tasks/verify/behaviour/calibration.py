@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 
+from tasks.core.measured import Measured
 from tasks.core.metrics import Figure
 from tasks.core.metrics.metric import Array, one_a_row, weighted_mean
 from tasks.verify.behaviour import bootstrap, probabilities, resamples, spread
 from tasks.verify.case import Case
-from tasks.verify.measured import Measured
 
 #: Largest rise of the expected calibration error: of the size that is left after temperature scaling, where networks
 #: without it have 2 to 16 % (Guo et al., "On Calibration of Modern Neural Networks", ICML 2017, table 1).

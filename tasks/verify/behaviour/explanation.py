@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from tasks.core.measured import Measured
 from tasks.core.metrics.classes import EPSILON
 from tasks.core.metrics.metric import Array, weighted_mean
 from tasks.verify.behaviour import bootstrap, overlap, probabilities, resamples, sample
 from tasks.verify.case import Case, Scorer
-from tasks.verify.measured import Measured
 
 if TYPE_CHECKING:
     import torch

@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
+from tasks.core.measured import Measured
 from tasks.core.metrics.metric import Array, one_a_row, weighted_mean
 from tasks.verify.behaviour import bootstrap, errors, overlap, probabilities, resamples, spread
 from tasks.verify.case import Case
-from tasks.verify.measured import Measured
 
 #: Most share of rows with a changed answer. Training the same network anew from another seed changes several per cent
 #: of the decisions, on hard data more than ten (Bhojanapalli et al., "On the Reproducibility of Neural Network

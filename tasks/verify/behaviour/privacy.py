@@ -6,11 +6,11 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from tasks.core.measured import Measured
 from tasks.core.metrics import Auc
 from tasks.core.metrics.metric import Array
 from tasks.verify.behaviour import bootstrap, errors, resamples
 from tasks.verify.case import Case
-from tasks.verify.measured import Measured
 
 #: Largest rise of the attack's AUC, which is 0.5 for an attacker who learns nothing: one pair of rows in fifty more is
 #: told apart.

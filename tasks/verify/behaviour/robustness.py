@@ -9,10 +9,10 @@ import numpy as np
 
 from deploy.signature import MISSING
 from tasks.core.margins import absolute
+from tasks.core.measured import Measured, Word
 from tasks.core.metrics.metric import Array
 from tasks.verify.behaviour import bootstrap, resamples, sample
 from tasks.verify.case import Case, Scorer
-from tasks.verify.measured import Measured, Word
 
 #: Largest loss under a corruption beyond that on clean rows, as a share of the original's figure. The strengths below
 #: are the mildest at which benchmarks of robustness begin, where a sound network hardly loses.

@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 
+from tasks.core.measured import Measured
 from tasks.core.metrics.metric import Array, one_a_row
 from tasks.verify.behaviour import probabilities, spread
 from tasks.verify.case import Case
-from tasks.verify.measured import Measured
 
 #: Largest population stability index: below 0.1 a scorecard counts as unchanged (Siddiqi, "Credit Risk Scorecards",
 #: 2006).

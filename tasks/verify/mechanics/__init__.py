@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from tasks.core.measured import Measured
 from tasks.verify.case import Case
-from tasks.verify.measured import Measured
 
 
 def measure(case: Case) -> list[Measured]:

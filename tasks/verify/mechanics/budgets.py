@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from tasks.verify.measured import Measured
+from tasks.core.measured import Measured
 
 #: Limit in the settings of `compress` -> what it is about, and the largest figure that it allows.
 _BUDGETS: Mapping[str, tuple[str, Callable[[float], float]]] = {

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from deploy.signature import MISSING, Signature, Tensor
+from tasks.core.measured import Measured
 from tasks.verify.case import Case, Scorer
-from tasks.verify.measured import Measured
 from tasks.verify.mechanics.asking import Failure, ask, taken
 
 _FLOATS: Mapping[str, Any] = {"FP16": np.float16, "FP32": np.float32, "FP64": np.float64}

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
+from tasks.core.measured import Measured
 from tasks.verify.case import Case
-from tasks.verify.measured import Measured
 from tasks.verify.mechanics.asking import Failure, ask, taken
 
 _ROWS, _FLOAT_ROWS = 256, 2048

@@ -13,8 +13,8 @@ import numpy as np
 
 from deploy.signature import Signature, Tensor
 from tasks.core import files
+from tasks.core.measured import Measured
 from tasks.verify.case import Case
-from tasks.verify.measured import Measured
 from tasks.verify.mechanics.asking import Failure, ask, taken
 
 if TYPE_CHECKING:

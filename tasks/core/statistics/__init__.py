@@ -5,18 +5,10 @@ from __future__ import annotations
 import numpy as np
 
 from tasks.core.metrics import Metric
-from tasks.verify.case import Case
-from tasks.verify.statistics import bootstrap, proportions
-from tasks.verify.statistics.comparison import Comparison
+from tasks.core.statistics import bootstrap, proportions
+from tasks.core.statistics.comparison import Comparison
 
-__all__ = ["Comparison", "compare", "paired"]
-
-
-def compare(case: Case, resamples: int) -> Comparison:
-    """:func:`paired` for a case."""
-    return paired(
-        case.metric, case.labels, case.original, case.shipped, case.groups, case.confidence, resamples, case.seed
-    )
+__all__ = ["Comparison", "paired"]
 
 
 def paired(
@@ -32,8 +24,8 @@ def paired(
     """Two models on the same rows, with one-sided bounds of the loss.
 
     A metric that is a share of right rows (accuracy, top-k, hit rate), on rows that stand alone, has Tango's score
-    interval and McNemar's p (:mod:`tasks.verify.statistics.proportions`). Any other metric, and any rows in groups,
-    have the paired BCa bootstrap (:mod:`tasks.verify.statistics.bootstrap`).
+    interval and McNemar's p (:mod:`tasks.core.statistics.proportions`). Any other metric, and any rows in groups,
+    have the paired BCa bootstrap (:mod:`tasks.core.statistics.bootstrap`).
 
     Args:
         metric: what is compared.

@@ -13,7 +13,7 @@ import numpy as np
 
 from tasks.core import files
 from tasks.core.errors import IntegrityError
-from tasks.verify.measured import Measured
+from tasks.core.measured import Measured
 
 if TYPE_CHECKING:
     import onnx
@@ -53,14 +53,22 @@ def measure(folder: Path, sha256: str | None = None, original: Path | None = Non
     lines = [_line("files of the folder", folder_problems(folder))]
     if sha256 is not None:
         lines.append(_line("the file that was made", _swapped(path, sha256)))
+    opset, version = OPSET, IR_VERSION
+    if original is not None:
+        first = _read(original)
+        opset, version = max(opset, _opset(first)), max(version, first.ir_version)
+    return [*lines, *measure_graph(path, opset, version)]
+
+
+def measure_graph(path: Path, opset: int = OPSET, version: int = IR_VERSION) -> list[Measured]:
+    """What can be said of one ONNX file alone; ``opset`` and IR ``version`` are the newest that it may have."""
     try:
         model = _read(path)
     except IntegrityError as error:
-        return [*lines, _line("a readable model", [error.found])]
+        return [_line("a readable model", [error.found])]
     return [
-        *lines,
         _line("onnx.checker and operators", checker_problems(path)),
-        _line("opset and IR version", _too_new(model, None if original is None else _read(original))),
+        _line("opset and IR version", _too_new(model, opset, version)),
         _line("external data", _external(model)),
         _line("batch axis", batch_axis_problems(model)),
         _line("finite weights", weight_problems(model)),
@@ -187,10 +195,7 @@ def _read(path: Path) -> onnx.ModelProto:
     return model
 
 
-def _too_new(model: onnx.ModelProto, original: onnx.ModelProto | None) -> list[str]:
-    opset, version = OPSET, IR_VERSION
-    if original is not None:
-        opset, version = max(opset, _opset(original)), max(version, original.ir_version)
+def _too_new(model: onnx.ModelProto, opset: int, version: int) -> list[str]:
     found = []
     if _opset(model) > opset:
         found.append(f"opset {_opset(model)} is newer than {opset}, which runtimes are sure to have")

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from tasks.core.log import progress
 from tasks.core.metrics import Metric
-from tasks.verify.statistics.comparison import Comparison
+from tasks.core.statistics.comparison import Comparison
 
 Array = NDArray[Any]
 

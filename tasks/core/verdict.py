@@ -6,8 +6,8 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from tasks.verify.measured import Measured, Rule, Word
-from tasks.verify.statistics import planning
+from tasks.core.measured import Measured, Rule, Word
+from tasks.core.statistics import planning
 
 #: Of several words the first one decides.
 _PRIORITY: tuple[Word, ...] = ("ANOMALOUS", "REGRESSION", "INFEASIBLE", "INCONCLUSIVE", "ACCEPT")
@@ -63,7 +63,7 @@ def judge(measured: Sequence[Measured], terms: Terms) -> Verdict:
 
     A bootstrap cannot show a loss that its few rows happen not to contain. So what the metric counts must have rows
     enough that a loss of its margin would have been met with the wanted confidence: see
-    :func:`tasks.verify.statistics.planning.least_rows`. For a metric with a unit, the margin there is its share of the
+    :func:`tasks.core.statistics.planning.least_rows`. For a metric with a unit, the margin there is its share of the
     original's figure.
 
     Args:

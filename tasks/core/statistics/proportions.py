@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tasks.core.metrics import Metric
-from tasks.verify.statistics.comparison import Comparison
+from tasks.core.statistics.comparison import Comparison
 
 Array = NDArray[Any]
 METHOD = "Tango's score interval for paired proportions"

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from tasks.core.statistics.comparison import Comparison
+
 Word = Literal["ACCEPT", "REGRESSION", "INCONCLUSIVE", "ANOMALOUS", "INFEASIBLE"]
 Rule = Literal["non_inferior", "no_harm", "at_most", "nothing_found"]
 
@@ -48,3 +50,21 @@ class Measured:
     margin: float | None = None
     problems: tuple[str, ...] = ()
     note: str = ""
+
+
+def proof(metric: str, comparison: Comparison, margin: float) -> Measured:
+    """The line of the metric; the margin is in its unit."""
+    mcnemar = "" if comparison.mcnemar is None else f"; McNemar's exact p {comparison.mcnemar:.3g}"
+    return Measured(
+        "metric",
+        metric,
+        "non_inferior",
+        comparison.n,
+        original=comparison.original,
+        shipped=comparison.shipped,
+        loss=comparison.drop,
+        lower=comparison.lower,
+        upper=comparison.upper,
+        margin=margin,
+        note=comparison.method + mcnemar,
+    )

@@ -1,0 +1,217 @@
+"""Gate `champion`: the bundle must be shown to be no worse than what serves, on rows that neither has seen.
+
+The test is the one of the gate `verify` (:mod:`tasks.core.statistics`, :mod:`tasks.core.verdict`).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from tasks.core import files, manifest, tensors
+from tasks.core.errors import DataRejected
+from tasks.core.margins import absolute
+from tasks.core.measured import proof
+from tasks.core.metrics import find
+from tasks.core.scoring import score
+from tasks.core.splitting import TimeSplit
+from tasks.core.statistics import paired
+from tasks.core.verdict import Terms, judge
+from tasks.promote.evidence import Evidence
+from tasks.promote.words import Said, Word
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+FRESH = "fresh.parquet"
+_WORDS: Mapping[str, Word] = {"ACCEPT": "PASS", "INCONCLUSIVE": "INCONCLUSIVE"}
+
+
+@dataclass(frozen=True)
+class Rules:
+    """How two bundles are compared: see the section ``verify`` of the settings."""
+
+    margin: float | str | None
+    confidence: float
+    resamples: int
+    seed: int
+    device: str
+
+
+def ask(challenger: Evidence, champion: Evidence | None, validated: Path, rules: Rules) -> Said:
+    """Compare what would serve with what serves.
+
+    Args:
+        challenger: the bundle.
+        champion: what serves at the stage; None before the first release.
+        validated: output of the stage `validate`, with the fresh rows.
+        rules: of the comparison.
+    """
+    if champion is None:
+        return Said("PASS", "the first release: there is no champion to compare with", {"champion": None})
+    version = champion.folder.name
+    if champion.digest == challenger.digest:
+        return Said("PASS", f"{version} is the champion itself", {"champion": version})
+    made = manifest.read(validated)
+    if problem := _not_fresh(challenger, champion, made, validated / FRESH):
+        return Said("INCONCLUSIVE", problem, {"champion": version})
+    return _compare(challenger, champion, made.facts, validated / FRESH, rules)
+
+
+def _compare(challenger: Evidence, champion: Evidence, facts: Mapping[str, Any], fresh: Path, rules: Rules) -> Said:
+    import pyarrow.parquet as pq
+
+    task, version = facts["task"], champion.folder.name
+    if _meaning(champion) != _meaning(challenger):
+        said = f"{version} answers {_meaning(champion)}, this bundle {_meaning(challenger)}"
+        return Said("INCONCLUSIVE", f"the two mean different things: {said}", {"champion": version})
+    rows = pq.read_table(fresh)
+    metric = find(challenger.verdict.lines[0].metric, task)
+    labels = _labels(rows, facts)
+    if len(labels) == 0 or metric.support(labels) == 0:
+        return Said("INCONCLUSIVE", f"{metric.name} has no value on {len(labels)} fresh rows", {"champion": version})
+    theirs, ours = (
+        score(one.folder, _columns(rows, one, facts), rules.device).answers for one in (champion, challenger)
+    )
+    groups = _groups(rows, facts["split"])
+    found = paired(metric, labels, theirs, ours, groups, rules.confidence, rules.resamples, rules.seed)
+    margin = absolute(rules.margin, metric, found.original)
+    limits = Terms(rules.confidence, math.inf, found.rarest, metric.bounded)
+    verdict = judge([proof(metric.name, found, margin)], limits)
+    word = _WORDS.get(verdict.verdict, "FAIL")
+    figures = {key: _plain(value) for key, value in asdict(found).items()}
+    figures = figures | {"champion": version, "metric": metric.name, "margin": margin}
+    reason = f"against {version} on {found.n} fresh rows: {verdict.reason.replace('test rows', 'fresh rows')}"
+    return Said(word, reason, figures)
+
+
+def _not_fresh(challenger: Evidence, champion: Evidence, made: manifest.Manifest, fresh: Path) -> str:
+    """Why the rows are not proven to be fresh to both; empty if they are.
+
+    The challenger's manifest names the very file that was set aside beside it. The champion saw the same splits, or its
+    own split by the same column ended before the first of these rows.
+    """
+    entry = made.files.get(FRESH)
+    if entry is None:
+        return "there are no fresh rows: give validate.split a fresh_from (or `fresh` in the column that it follows)"
+    own, other = challenger.provenance.splits, champion.provenance.splits
+    if own.get(FRESH) != entry.sha256:
+        return f"{fresh} is not the one that was set aside when this bundle was made: `dvc checkout` its commit"
+    if shared := _shared(fresh):
+        return shared
+    if own == other:
+        return ""
+    return _seen_later(champion, made.facts["split"], fresh)
+
+
+def _shared(fresh: Path) -> str:
+    """Which split of this bundle holds one of the rows; empty if none does."""
+    import pyarrow.parquet as pq
+
+    rows = pq.read_table(fresh, columns=["row"])["row"].to_numpy()
+    for name in ("train", "validation", "test"):
+        own = pq.read_table(fresh.with_name(f"{name}.parquet"), columns=["row"])["row"].to_numpy()
+        if shared := len(np.intersect1d(rows, own)):
+            return f"{name} holds {shared} of the fresh rows"
+    return ""
+
+
+def _seen_later(champion: Evidence, split: Mapping[str, Any], fresh: Path) -> str:
+    """Why a champion of other splits may have seen these rows; empty if it cannot."""
+    name, raw = champion.folder.name, champion.provenance.params.get("validate", {}).get("split", {})
+    if split.get("by") != "time" or (raw.get("by"), raw.get("column")) != ("time", split.get("column")):
+        return f"nothing shows that {name} has not seen these rows: its splits are others, and not by the same time"
+    theirs = TimeSplit.model_validate_json(files.canonical_json(raw))
+    if theirs.fresh_from is None:
+        return f"nothing shows that {name} has not seen these rows: its test had no end (validate.split.fresh_from)"
+    end, first = theirs.boundaries[-1], _first(fresh, theirs.column)
+    if first < end:
+        return f"{name} has seen rows up to {end.isoformat()}, the fresh ones begin at {first.isoformat()}"
+    return ""
+
+
+def _first(fresh: Path, column: str) -> datetime:
+    import pyarrow as pa
+    import pyarrow.compute as pc
+    import pyarrow.parquet as pq
+
+    times = pq.read_table(fresh, columns=[column])[column].cast(pa.timestamp("us", "UTC"))
+    found: datetime = pc.min(times).as_py()
+    return found
+
+
+def _meaning(one: Evidence) -> list[Any]:
+    """What the judged output says: its labels."""
+    return list(one.signature.outputs[0].labels or ())
+
+
+def _labels(rows: pa.Table, facts: Mapping[str, Any]) -> np.ndarray:
+    """The target, [rows]: class index, or a quantity.
+
+    Raises:
+        DataRejected: if it holds something else.
+    """
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    target = rows[facts["target"]]
+    if facts["task"] == "regression":
+        values = np.asarray(target.to_numpy(zero_copy_only=False), np.float32)
+        strange = ~np.isfinite(values)
+    else:
+        found = pc.index_in(target, value_set=pa.array(facts["classes"], target.type))
+        values = pc.fill_null(found.cast(pa.int64()), -1).to_numpy(zero_copy_only=False)
+        strange = values < 0
+    if strange.any():
+        rule = f"the target {facts['target']} of fresh rows is one that the model knows"
+        raise DataRejected(rule, f"{int(strange.sum())} rows hold something else", "look at the suite of checks")
+    return np.asarray(values)
+
+
+def _columns(rows: pa.Table, one: Evidence, facts: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """What a bundle reads of the rows, each as its signature takes it.
+
+    Raises:
+        DataRejected: if a column is not there.
+    """
+    found: dict[str, np.ndarray] = {}
+    for tensor in one.signature.inputs:
+        if tensor.name not in rows.column_names:
+            rule = f"fresh rows have the columns that {one.folder.name} reads"
+            raise DataRejected(rule, f"no {tensor.name}", "rows that both read are needed")
+        column, shape = rows[tensor.name], facts["tensors"].get(tensor.name)
+        found[tensor.name] = _values(column) if shape is None else tensors.to_numpy(column, shape)
+    converted = one.signature.tensors(found)
+    # Between processes, texts are arrays of fixed width, not Python objects.
+    return {name: array.astype(np.str_) if array.dtype == object else array for name, array in converted.items()}
+
+
+def _values(column: pa.ChunkedArray) -> np.ndarray:
+    """A column of single values: text, or numbers with NaN where there is none."""
+    import pyarrow as pa
+
+    if pa.types.is_timestamp(column.type):
+        return np.asarray(column.cast(pa.timestamp("us")).to_numpy(zero_copy_only=False))
+    values: np.ndarray = column.to_numpy(zero_copy_only=False)
+    if pa.types.is_boolean(column.type) and column.null_count:
+        return np.asarray(column.cast(pa.float64()).to_numpy(zero_copy_only=False))
+    return values
+
+
+def _groups(rows: pa.Table, split: Mapping[str, Any]) -> np.ndarray | None:
+    """Which rows belong together, where the split was made by group."""
+    name = split.get("column") if split["by"] == "group" else split.get("group")
+    return None if name is None else np.asarray(rows[name].to_numpy(zero_copy_only=False))
+
+
+def _plain(value: Any) -> Any:
+    """JSON has no NaN."""
+    if isinstance(value, tuple):
+        return [_plain(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

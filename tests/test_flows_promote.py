@@ -1,0 +1,171 @@
+"""`assay promote`, `rollback`, `history`: as a flow that asks a person in Prefect, as commands; the tags in Git."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import fake_pipeline
+import promote_world
+import pytest
+from prefect.settings import PREFECT_API_URL, temporary_settings
+from promote_world import APPROVER, NAME, bundle_of
+
+from deploy.store import current
+from flows import registry
+from flows.pipeline import inspect
+from flows.promotion import Wanted
+from flows.server import TemporaryServer
+from flows.session import promote
+from tasks.core import files
+from tasks.core.errors import PromotionRefused, UsageError
+
+
+def tags(root: Path) -> list[str]:
+    return fake_pipeline.git(root, "tag").split()
+
+
+# The registry.
+
+
+def test_dvc_fetches_what_serves_at_a_stage(done_project: Path) -> None:
+    root = done_project
+    fake_pipeline.git(root, "config", "user.email", "tester@example.org")
+    fake_pipeline.git(root, "config", "user.name", "Tester")
+    pipeline = inspect(root / "params.yaml")
+    name = registry.artifact(pipeline)
+    assert name == NAME
+    for stage in ("staging", "prod", "prod"):
+        assert registry.tag(pipeline, name, "1-abc", stage) == "v1.0.0"
+    assert tags(root) == ["tiny#prod#2", "tiny#staging#1", "tiny@v1.0.0"]
+    fake_pipeline.run(root, "dvc", "artifacts", "get", ".", NAME, "--stage", "prod", "--out", "got")
+    assert (root / "got" / "content.txt").read_text() == (root / "artifacts" / "export" / "content.txt").read_text()
+    fake_pipeline.commit(root)
+    registry.tag(pipeline, name, "2-abd", "prod")
+    assert registry.is_registered(pipeline, name, "2-abd")
+    assert not registry.is_registered(pipeline, name, "3-abd")
+    registry.tag(pipeline, name, "1-abc", "prod")  # a rollback
+    assert tags(root)[:3] == ["tiny#prod#2", "tiny#prod#3", "tiny#prod#4"]
+    first, last = (fake_pipeline.git(root, "rev-list", "-n1", tag) for tag in ("tiny@v1.0.0", "tiny#prod#4"))
+    assert first == last
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "found"),
+    [("artifacts:", "artifacts: [", "must be able to read the repository"), ("/export\n    type", "/verify\n    type", "its path is artifacts/verify"),
+     ("  ${base.name}:\n    path", "  another:\n    path", "it is not there")],
+)  # fmt: skip
+def test_nothing_is_tagged_where_dvc_could_not_fetch_it(project: Path, before: str, after: str, found: str) -> None:
+    path = project / "dvc.yaml"
+    text = path.read_text()
+    assert before in text
+    path.write_text(text.replace(before, after))
+    with pytest.raises(UsageError, match=found):
+        registry.artifact(inspect(project / "params.yaml"))
+
+
+def test_the_artifact_of_a_pipeline_in_a_folder_has_its_name(project: Path) -> None:
+    """As those of `assay run --params FILE` have theirs."""
+    from flows.pipeline import prepare
+
+    (project / "params.yaml").rename(project / "other.yaml")
+    (project / "dvc.yaml").unlink()
+    pipeline = prepare(project / "other.yaml")
+    assert registry.artifact(pipeline) == "other:tiny"
+
+
+# The commands, with the real server.
+
+
+@pytest.fixture
+def reported(promotable: Path) -> Path:
+    """The project, with an audit report beside it."""
+    promote_world.report(promotable, bundle_of(promotable), promotable / "report.json")
+    return promotable
+
+
+def test_the_commands(reported: Path) -> None:
+    root, version = reported, bundle_of(reported).name
+
+    def assay(*arguments: str, code: int = 0) -> str:
+        done = fake_pipeline.run(root, "assay", *arguments, code=code)
+        assert "Traceback" not in done.stderr
+        return done.stdout + done.stderr
+
+    told = assay("promote", NAME, version, "--to", "staging", "--audit-report", "report.json", "--reason", "a release")
+    assert f"tiny: staging now serves {version} (revision 1); tagged tiny@v1.0.0" in told
+    assert "server: PASS: 1 golden request answered" in told
+    assert "champion: PASS: the first release" in told
+    told = assay("promote", NAME, version, "--to", "prod", "--audit-report", "report.json", code=6)
+    assert "gate approval: INCONCLUSIVE: nobody has said yes" in told
+    told = assay("approve", NAME, version, "--key", "keys/ann.key", "--out", "yes.json")
+    assert f"{APPROVER} approves {NAME} {version} for prod" in told
+    prod = ("promote", NAME, version, "--to", "prod", "--audit-report", "report.json", "--approval", "yes.json")
+    assert "prod now serves" in assay(*prod)
+    assert "prod serves already" in assay(*prod)
+    told = assay("history", NAME)
+    assert f"staging  promote  {version} (revision 1); by tester@example.org; why: a release; all gates PASS" in told
+    assert f"approved by {APPROVER} (by key)" in told
+    assert "2 moves; the chain holds" in told
+    assert "must have served another version before" in assay("rollback", NAME, "--to", "prod", code=2)
+    log = root / "store" / NAME / "audit.jsonl"
+    log.write_bytes(log.read_bytes().replace(b"a release", b"a  lease"))
+    assert "line 1: its content has the hash" in assay("history", NAME, code=5)
+
+
+# The flow.
+
+
+@pytest.fixture(scope="module")
+def prefect(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A running Prefect server's API."""
+    with TemporaryServer(tmp_path_factory.mktemp("prefect")) as running:
+        url = running.ready()
+        with temporary_settings({PREFECT_API_URL: url}):
+            yield url
+
+
+def answer(client: Any, **said: Any) -> None:
+    """Wait until a flow run asks for an approval, and answer."""
+    from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterState, FlowRunFilterStateName
+
+    paused = FlowRunFilter(state=FlowRunFilterState(name=FlowRunFilterStateName(any_=["Paused"])))
+    deadline = time.monotonic() + 120
+    while not (found := client.read_flow_runs(flow_run_filter=paused)):
+        assert time.monotonic() < deadline, "no flow run asks"
+        time.sleep(0.2)
+    client.resume_flow_run(found[0].id, run_input=said)
+
+
+def test_an_approver_is_asked_in_prefect(reported: Path, prefect: str) -> None:
+    from prefect.client.orchestration import get_client
+
+    version = bundle_of(reported).name
+    wanted = {"params": reported / "params.yaml", "audit_report": reported / "report.json"}
+    said = promote(Wanted(NAME, version, "staging", **wanted))
+    assert "tiny: staging now serves" in said
+    with get_client(sync_client=True) as client:
+        for given in ({"approver": promote_world.AUTHOR, "yes": True}, {"approver": APPROVER, "yes": True}):
+            person = threading.Thread(target=answer, args=(client,), kwargs=given)
+            person.start()
+            if given["approver"] == APPROVER:
+                promote(Wanted(NAME, version, "prod", **wanted))
+            else:
+                with pytest.raises(PromotionRefused, match="somebody else must approve"):
+                    promote(Wanted(NAME, version, "prod", **wanted))
+            person.join()
+        runs = client.read_flow_runs()
+        tasks = client.read_task_runs()
+        artifacts = client.read_artifacts()
+    assert sorted(run.state.name for run in runs) == ["Completed", "Completed", "PromotionRefused"]
+    assert {task.name for task in tasks} == {
+        "bundle", "origin", "graph", "server", "quality", "champion", "supply", "stage", "approval",
+    }  # fmt: skip
+    assert {task.state.name for task in tasks} == {"PASS", "FAIL"}
+    assert any("bundle" in str(one.data) for one in artifacts)
+    assert current(reported / "store", NAME, "prod").name == version
+    told = files.read_json(max((reported / "artifacts" / "promotions").glob("*.json")))
+    assert told["approver"] == f"{APPROVER} (in Prefect)"
