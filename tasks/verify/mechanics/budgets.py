@@ -20,17 +20,20 @@ _BUDGETS: Mapping[str, tuple[str, Callable[[float], float]]] = {
 def measure(
     limits: Mapping[str, Any], candidates: Sequence[Mapping[str, Any]], original: str, shipped: str
 ) -> list[Measured]:
-    """The limits of ``compress`` against what that stage measured; a limit without a figure is a problem.
+    """The limits of ``compress`` against what that stage measured.
+
+    A limit without a figure is a problem, but for ``max_slowdown``, which has a value where nobody asked for it. Its
+    line has no figures either: they differ from run to run, and a verdict must not where all is well.
 
     Args:
-        limits: settings of ``compress``: ``max_size_kib`` (KiB), ``min_speedup`` (a ratio), ``max_p99_ms``
-            (milliseconds), ``max_memory_mib`` (MiB); None is no limit.
+        limits: settings of ``compress``: ``max_slowdown`` (share of time above the original), ``max_size_kib`` (KiB),
+            ``min_speedup`` (a ratio), ``max_p99_ms`` (milliseconds), ``max_memory_mib`` (MiB); None is no limit.
         candidates: the table ``<artifacts>/runs/candidates.json``; of another target, its ``measured`` in their place.
         original: name of the original in the table.
         shipped: name of the exported file in it.
     """
     table = {row["name"]: _figures(row) for row in candidates}
-    lines = []
+    lines = [_slower(limits.get("max_slowdown"), table.get(shipped, {}).get("slowest"))]
     for key, (what, most) in _BUDGETS.items():
         limit = limits.get(key)
         if limit is None:
@@ -46,6 +49,14 @@ def measure(
     return lines
 
 
+def _slower(most: float | None, least_time: float | None) -> Measured:
+    """Whether the file was shown to be slower than the original by more than a share, at any batch size."""
+    problems: tuple[str, ...] = ()
+    if most is not None and least_time is not None and least_time > 1 + most:
+        problems = (f"a call takes at least {least_time:.3g} times the original's time, {1 + most:.6g} are allowed",)
+    return Measured("budget", "slower than the original", "nothing_found", 1, "INFEASIBLE", problems=problems)
+
+
 def _figures(row: Mapping[str, Any]) -> dict[str, float | None]:
     """Figures of a candidate, by the limit that they are held against."""
     laps = row.get("latency") or {}
@@ -53,6 +64,7 @@ def _figures(row: Mapping[str, Any]) -> dict[str, float | None]:
     p99 = None if smallest is None else laps[smallest]["p99_ms"]
     slowest = max((lap["ratio_high"] for lap in laps.values()), default=None)
     return {
+        "slowest": max((lap["ratio_low"] for lap in laps.values()), default=None),
         "max_size_kib": row.get("size_kib"),
         "min_speedup": slowest,
         "max_p99_ms": p99,
