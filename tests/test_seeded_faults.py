@@ -281,7 +281,7 @@ FAULTS: dict[str, Fault] = {
         fixed_batch, VERDICT, "ANOMALOUS: batch axis: .* fixed batch axis of 600", {"checks": ["file"]}
     ),
     "opset too new": Fault(new_opset, VERDICT, "ANOMALOUS: opset and IR version: opset 21", {"checks": ["file"]}),
-    "weights outside the file": Fault(outside_weights, VERDICT, "ANOMALOUS: .*weights", {"checks": ["file"]}),
+    "weights outside the file": Fault(outside_weights, BROKEN, "(?s)a model file must load.*tensor"),
     "slower than the original": Fault(slower, VERDICT, "INFEASIBLE: slower than the original: .* at least 1.8 times"),
     "bigger than the budget": Fault(too_big, VERDICT, "INFEASIBLE: size in KiB: .*, beyond 1"),
     "custom op": Fault(custom_operator, BROKEN, "(?s)must load.*my.own"),

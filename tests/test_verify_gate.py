@@ -18,7 +18,7 @@ from tasks.core import files
 from tasks.core.errors import NotProven, UsageError
 from tasks.core.settings import Limits, Verify
 from tasks.core.stage import run_stage
-from tasks.verify import checks, disjoint, pictures, use
+from tasks.verify import checks, disjoint, pictures, skill, use
 from tasks.verify.behaviour import calibration, explanation, flips, privacy, robustness, scores
 
 
@@ -50,7 +50,8 @@ def test_every_check_looks_at_a_sound_file_and_finds_nothing(world: Path) -> Non
 
 def test_a_check_that_is_left_out_is_named(world: Path) -> None:
     told = verify(world, checks=["flips"])
-    assert {line["kind"] for line in told["checks"]} == {"metric", "use", "flips"}
+    assert {line["kind"] for line in told["checks"]} == {"metric", "data", "use", "budget", "flips"}
+    assert [line["name"] for line in told["checks"] if line["kind"] == "data"] == [skill.NAME]
     assert "privacy: verify.checks leaves it out" in told["notes"]
 
 

@@ -359,6 +359,20 @@ def test_one_group_has_no_spread_and_so_no_bounds() -> None:
     assert found.rarest == 1
 
 
+@pytest.mark.parametrize(("alike", "worth"), [(False, 1800), (True, 400)])
+def test_rows_in_groups_are_worth_as_many_as_their_losses_vary_alone(alike: bool, worth: int) -> None:
+    """400 groups of five rows: errors that all five share are one piece of news, errors of each row are five."""
+    random = np.random.default_rng(0)
+    groups = np.repeat(np.arange(400), 5)
+    drawn = np.repeat(random.normal(size=400), 5) if alike else random.normal(size=2000)
+    labels, original = np.zeros(2000), random.normal(size=2000)
+    found = resampled(MAE, (labels, original, original + 0.1 * drawn), groups)
+    assert found.clusters == 400
+    assert found.rarest == pytest.approx(worth, rel=0.3)
+    few = resampled(MAE, (labels[:100], original[:100], original[:100] + 0.1 * drawn[:100]), groups[:100])
+    assert few.rarest == few.clusters == 20, "with so few groups their bounds are not to be relied on"
+
+
 def test_groups_must_be_one_for_each_row() -> None:
     with pytest.raises(ValueError, match="needs a group"):
         resampled(AUC, scored(50, 0.5), np.zeros(49))

@@ -48,7 +48,7 @@ def run(settings: StageSettings, inputs: Mapping[str, Path], out: Path) -> Manif
             pq.write_table(gather.predictions(found), out / "predictions.parquet")
         known = _known(settings, inputs)
         judged = [_judge(settings, inputs, one, known, past) for one in found]
-    told = _verdict(settings, judged, _test(inputs))
+        told = _verdict(settings, judged, _test(inputs))
     files.write_json(out / "verdict.json", told)
     files.write_text(
         out / "report.html", report.render(settings.base.name, told, found[0].case, _raced(settings, inputs))

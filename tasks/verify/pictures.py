@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from tasks.core.workloads.array import layout
+
+if TYPE_CHECKING:
+    from tasks.verify.stored import Column
 
 #: Of a drawn series: width and height, and the points that a line has at most.
 _WIDTH, _HEIGHT, _POINTS = 160, 60, 320
 _COLOURS = ("#3b5bdb", "#c2410c", "#1a7f4b", "#9a6700")
 
 
-def of(columns: Mapping[str, np.ndarray], rows: Iterable[int]) -> dict[int, str]:
+def of(columns: Mapping[str, np.ndarray | Column], rows: Sequence[int]) -> dict[int, str]:
     """Place of the row -> a picture as data URI; nothing if rows are neither images nor series.
 
     What is an image and what a series is read off the shape, as the array workload does. An image is a PNG, which needs
@@ -30,9 +34,10 @@ def of(columns: Mapping[str, np.ndarray], rows: Iterable[int]) -> dict[int, str]
     read = None if others or values.dtype.kind not in "uif" else layout.of(values.shape[1:])
     if read is None or read.channels > len(_COLOURS):
         return {}
-    channels = values if read.channel_axis is None else np.moveaxis(values, read.channel_axis + 1, -1)
+    chosen = values[np.array(rows, np.int64)]
+    channels = chosen if read.channel_axis is None else np.moveaxis(chosen, read.channel_axis + 1, -1)
     draw = _image if len(read.sizes) == 2 else _series
-    drawn = ((row, draw(channels[row])) for row in rows)
+    drawn = ((row, draw(each)) for row, each in zip(rows, channels, strict=True))
     return {row: picture for row, picture in drawn if picture}
 
 

@@ -7,6 +7,7 @@ import numpy as np
 from tasks.verify.case import Case
 from tasks.verify.measured import Measured
 
+NAME = "the original against shuffled labels"
 #: A permutation test (Ojala and Garriga, JMLR 11, 2010): an original without any skill passes in one case of a hundred.
 _SHUFFLES = 99
 #: Rows that are enough to tell skill from none.
@@ -37,5 +38,4 @@ def measure(case: Case) -> Measured:
             f"the original's {case.metric.name} of {found:.4g} is reached in {reached} of {_SHUFFLES} cases when the "
             "labels are shuffled: they do not belong to these rows, or the original has learnt nothing",
         )
-    name = "the original against shuffled labels"
-    return Measured("data", name, "nothing_found", len(rows), "ANOMALOUS", problems=problems)
+    return Measured("data", NAME, "nothing_found", len(rows), "ANOMALOUS", problems=problems)

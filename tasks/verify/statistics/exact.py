@@ -17,8 +17,9 @@ from numpy.typing import NDArray
 Array = NDArray[Any]
 
 _MISSED = 1e-7
-#: Shares that are looked at lie so many standard errors of a share apart.
-_STEP = 0.125
+#: Shares that are looked at lie so many standard errors of a share apart; with many flips, where a step of the counts
+#: moves little, the second number holds.
+_STEP, _LONG_STEP, _MANY = 0.125, 0.5, 400
 #: Counts of flips that are less likely than this, all of them together, are taken for as low a score.
 _UNLIKELY = 1e-10
 #: Scores of the same counts differ by rounding.
@@ -119,9 +120,10 @@ def _shares(flips: int, n: int, least: float) -> NDArray[np.float64]:
     low = max(low, least, _LEAST)
     if low > high:
         return np.empty(0)
-    ends = np.arcsin(np.sqrt([low, high]))
-    count = 2 + math.ceil((ends[1] - ends[0]) * 2 * math.sqrt(n) / _STEP)
-    found = np.sin(np.linspace(*ends, count)) ** 2
+    first, last = math.asin(math.sqrt(low)), math.asin(math.sqrt(high))
+    step = _STEP if flips < _MANY else _LONG_STEP
+    count = 2 + math.ceil((last - first) * 2 * math.sqrt(n) / step)
+    found = np.sin(np.linspace(first, last, count)) ** 2
     found[0], found[-1] = low, high
     return np.asarray(found)
 
