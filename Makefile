@@ -30,6 +30,7 @@ test: $(READY)
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	@sh tests/os_packages.sh
 	$(BIN)/pytest
 
 $(READY): $(PACKAGES) pyproject.toml

@@ -144,6 +144,7 @@ def verify_model(
     output: Annotated[str | None, typer.Option(help="Output that is judged (default: the only one of floats).")] = None,
     margin: Annotated[str | None, typer.Option(help="Largest acceptable loss: 0.002, or a share such as 1%.")] = None,
     group: Annotated[str | None, typer.Option(help="Column of the rows that belong together.")] = None,
+    drop: Annotated[list[str] | None, typer.Option("--drop", help="Column that is no input.")] = None,
     slices: Annotated[list[str] | None, typer.Option("--slice", help="Column that cuts the rows into slices.")] = None,
     device: Annotated[str, typer.Option(help="Where the candidate is judged: auto, cpu, cuda or tensorrt.")] = "auto",
     out: Annotated[Path, typer.Option("--out", help="Folder for verdict.json and report.html.")] = Path("verdict"),
@@ -159,7 +160,7 @@ def verify_model(
     if task not in ("auto", "binary", "multiclass", "regression"):
         raise UsageError("--task is auto, binary, multiclass or regression", task, "choose one of them")
     own = verify_section({"margin": margin, "slices": slices or []})
-    asked = Question(original, candidate, data, label, task, classes, metric, output, group, device)
+    asked = Question(original, candidate, data, label, task, classes, metric, output, group, tuple(drop or ()), device)
     told = judge(asked, own, out)
     typer.echo(f"{told['verdict']}: {told['reason']}\n{out / 'report.html'}")
     if told["verdict"] != "ACCEPT":

@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 
 import fake_pipeline
+import fault_world
 import promote_world
 import pytest
 import worlds
@@ -54,6 +55,12 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 run_stage(stage, params, partial)
             partial.rename(root)
     return root
+
+
+@pytest.fixture(scope="session")
+def picture(tmp_path_factory: pytest.TempPathFactory) -> fault_world.Picture:
+    """A pipeline of pictures (see fault_world) that is finished up to `compress`. Read only: copy it to change it."""
+    return fault_world.pictures(tmp_path_factory.mktemp("pictures"))
 
 
 @pytest.fixture

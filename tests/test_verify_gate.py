@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import re
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from tasks.core import files
 from tasks.core.errors import NotProven, UsageError
 from tasks.core.settings import Limits, Verify
 from tasks.core.stage import run_stage
-from tasks.verify import checks, disjoint, pictures, use
+from tasks.verify import checks, disjoint, pictures, skill, use
 from tasks.verify.behaviour import calibration, explanation, flips, privacy, robustness, scores
 
 
@@ -49,7 +50,8 @@ def test_every_check_looks_at_a_sound_file_and_finds_nothing(world: Path) -> Non
 
 def test_a_check_that_is_left_out_is_named(world: Path) -> None:
     told = verify(world, checks=["flips"])
-    assert {line["kind"] for line in told["checks"]} == {"metric", "use", "flips"}
+    assert {line["kind"] for line in told["checks"]} == {"metric", "data", "use", "budget", "flips"}
+    assert [line["name"] for line in told["checks"] if line["kind"] == "data"] == [skill.NAME]
     assert "privacy: verify.checks leaves it out" in told["notes"]
 
 
@@ -77,7 +79,7 @@ def test_the_default_limits_are_those_that_the_checks_give_reasons_for() -> None
     assert (Verify().warn_after_uses, Verify().refuse_after_uses) == (use.WARN_AFTER, use.REFUSE_AFTER)
 
 
-@pytest.mark.parametrize("shape", [(3, 6, 5), (3, 6, 5, 1), (3, 1, 6, 5), (3, 6, 5, 3)])
+@pytest.mark.parametrize("shape", [(3, 6, 5), (3, 6, 5, 1), (3, 1, 6, 5), (3, 6, 5, 3), (3, 6, 5, 4)])
 def test_pictures_hold_the_pixels(shape: tuple[int, ...]) -> None:
     values = np.random.default_rng(0).integers(0, 256, shape).astype(np.uint8)
     found = pictures.of({"x": values}, [2])
@@ -87,6 +89,16 @@ def test_pictures_hold_the_pixels(shape: tuple[int, ...]) -> None:
     assert pixels.tolist() == values[2].reshape(pixels.shape).tolist()
 
 
-def test_rows_that_are_no_images_have_no_pictures() -> None:
-    assert pictures.of({"x": np.zeros((3, 4))}, [0]) == {}
+@pytest.mark.parametrize(("shape", "lines"), [((3, 50), 1), ((3, 2, 50), 2), ((3, 50, 3), 3)])
+def test_a_series_is_drawn_as_lines(shape: tuple[int, ...], lines: int) -> None:
+    values = np.random.default_rng(0).normal(size=shape).astype(np.float32)
+    head, _, data = pictures.of({"x": values}, [1])[1].partition(",")
+    assert head == "data:image/svg+xml;base64"
+    drawn = re.findall(r'<polyline [^>]*points="([^"]*)"/>', base64.b64decode(data).decode())
+    assert [len(points.split()) for points in drawn] == [50] * lines
+
+
+def test_rows_that_are_neither_have_no_pictures() -> None:
+    assert pictures.of({"x": np.zeros((3, 7, 8, 9))}, [0]) == {}
     assert pictures.of({"x": np.zeros((3, 4, 4)), "z": np.zeros(3)}, [0]) == {}
+    assert pictures.of({"x": np.array(["a", "b"])}, [0]) == {}

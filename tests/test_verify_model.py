@@ -21,9 +21,9 @@ RANDOM = np.random.default_rng(0)
 WEIGHTS = RANDOM.normal(size=(4, 3)).astype(np.float32)
 
 
-def model(path: Path, weights: np.ndarray) -> Path:
-    """Softmax of a linear map of ``x`` [batch, 4]."""
-    nodes = [helper.make_node("MatMul", ["x", "w"], ["logits"]), helper.make_node("Softmax", ["logits"], ["p"], axis=1)]
+def model(path: Path, weights: np.ndarray, last: str = "Softmax") -> Path:
+    """Softmax (or another operator) of a linear map of ``x`` [batch, 4]."""
+    nodes = [helper.make_node("MatMul", ["x", "w"], ["logits"]), helper.make_node(last, ["logits"], ["p"])]
     graph = helper.make_graph(
         nodes,
         "g",
@@ -43,9 +43,19 @@ def given(tmp_path_factory: pytest.TempPathFactory) -> Path:
     np.savez(folder / "rows.npz", x=x, y=y, site=np.arange(6000) % 3)
     columns = {"x": pa.FixedSizeListArray.from_arrays(x.ravel(), 4), "y": y}
     pq.write_table(pa.table({"y": columns["y"], **{f"x{i}": x[:, i] for i in range(4)}}), folder / "rows.parquet")
+    numbered = pq.read_table(folder / "rows.parquet").append_column("id", pa.array(np.arange(6000)))
+    pq.write_table(numbered, folder / "numbered.parquet")
+    first = numbered.slice(0, 50).drop_columns(["y"])
+    days = pa.array(np.arange(50), pa.int32()).cast(pa.date32())
+    pq.write_table(first.append_column("y", days), folder / "dates.parquet")
     model(folder / "original.onnx", 4 * WEIGHTS)
     model(folder / "twin.onnx", 4.001 * WEIGHTS)
     model(folder / "worse.onnx", 4 * WEIGHTS[:, [0, 2, 1]])
+    model(folder / "nan.onnx", np.nan * WEIGHTS)
+    model(folder / "logits.onnx", 4 * WEIGHTS, "Identity")
+    model(folder / "whole.onnx", 4 * WEIGHTS)
+    outside = folder / "outside.onnx"
+    onnx.save(onnx.load(folder / "whole.onnx"), outside, save_as_external_data=True, location="w.bin", size_threshold=0)
     return folder
 
 
@@ -89,6 +99,41 @@ def test_rows_in_groups_are_resampled_by_group(given: Path, tmp_path: Path) -> N
     assert told["lines"][0]["clusters"] == 3
 
 
+@pytest.mark.parametrize(
+    ("candidate", "said"),
+    [
+        ("nan.onnx", "answers of the exported model are not finite"),
+        ("logits.onnx", "answers of the exported model are no probabilities"),
+        ("outside.onnx", "weights lie outside the file, where its hash does not reach: 'w.bin'"),
+    ],
+)
+def test_a_candidate_that_cannot_be_right_is_judged_not_refused(
+    given: Path, tmp_path: Path, candidate: str, said: str
+) -> None:
+    done = ask(given, candidate, tmp_path / "out", "--margin", "0.01")
+    assert isinstance(done.exception, NotProven), done.output
+    told = files.read_json(tmp_path / "out" / "verdict.json")
+    assert told["verdict"] == "ANOMALOUS"
+    assert said in told["reason"]
+    assert any(note.startswith("data: outside a pipeline") for note in told["notes"])
+    assert "the answers of both files were read as probabilities, as the original's are" in told["notes"]
+    if candidate != "outside.onnx":
+        assert "flips: the answers cannot be compared" in told["notes"]
+
+
+def test_a_column_that_is_no_input_is_dropped(given: Path, tmp_path: Path) -> None:
+    done = ask(given, "twin.onnx", tmp_path / "out", "--margin", "0.01", data="numbered.parquet")
+    assert isinstance(done.exception, UsageError), "five numbers do not fit four"
+    done = ask(given, "twin.onnx", tmp_path / "out", "--margin", "0.01", "--drop", "id", data="numbered.parquet")
+    assert done.exception is None, done.output
+
+
+def test_dates_are_no_labels(given: Path, tmp_path: Path) -> None:
+    done = ask(given, "twin.onnx", tmp_path / "out", "--drop", "id", data="dates.parquet")
+    assert isinstance(done.exception, DataRejected)
+    assert "date32" in str(done.exception)
+
+
 def test_a_table_is_packed_into_the_only_input(given: Path, tmp_path: Path) -> None:
     done = ask(given, "twin.onnx", tmp_path / "out", "--margin", "1%", data="rows.parquet")
     assert done.exception is None, done.output
@@ -98,7 +143,7 @@ def test_a_table_is_packed_into_the_only_input(given: Path, tmp_path: Path) -> N
     ("more", "error", "said"),
     [
         (("--label", "z"), UsageError, "`z`; there are"),
-        (("--slice", "nowhere"), UsageError, "nowhere"),
+        (("--slice", "nowhere", "--drop", "neither"), UsageError, "neither, nowhere"),
         (("--task", "ranking"), UsageError, "ranking"),
         (("--task", "binary"), DataRejected, "3 different values"),
         (("--classes", "2"), DataRejected, "the integers below it"),

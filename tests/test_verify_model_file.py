@@ -195,7 +195,8 @@ def test_an_unreadable_original_is_an_error_of_its_own(tmp_path: Path) -> None:
 
 
 def laps(p99_ms: float, ratio_high: float) -> dict[str, dict[str, float]]:
-    return {"1": {"p99_ms": p99_ms, "ratio_high": 0.9 * ratio_high}, "64": {"p99_ms": 9.0, "ratio_high": ratio_high}}
+    slow = {"ratio_low": 0.9 * ratio_high, "ratio_high": ratio_high}
+    return {"1": {"p99_ms": p99_ms, "ratio_low": 0.1, "ratio_high": 0.9 * ratio_high}, "64": {"p99_ms": 9.0, **slow}}
 
 
 TABLE = [
@@ -208,8 +209,9 @@ LIMITS = {"max_size_kib": 30.0, "min_speedup": 4.0, "max_p99_ms": 1.5, "max_memo
 
 def test_budgets_are_held_against_what_was_measured() -> None:
     lines = budgets.measure(LIMITS, TABLE, "fp32", "int8")
-    size, share, time, memory = lines
-    assert [(one.kind, one.rule, one.fails_as) for one in lines] == [("budget", "at_most", "INFEASIBLE")] * 4
+    size, share, time, memory, slower = lines
+    assert [(one.kind, one.rule, one.fails_as) for one in lines[:4]] == [("budget", "at_most", "INFEASIBLE")] * 4
+    assert slower.problems == ()
     assert (share.loss, share.margin) == (0.3, 0.25)  # of the slowest batch size
     assert (size.original, size.shipped, size.loss, size.margin) == (100.0, 30.0, 30.0, 30.0)
     assert (time.loss, time.margin) == (1.0, 1.5)  # at the smallest batch
@@ -221,9 +223,23 @@ def test_budgets_are_held_against_what_was_measured() -> None:
 @pytest.mark.parametrize("name", ["failed", "unknown"])
 def test_a_limit_without_a_figure_is_not_kept(name: str) -> None:
     lines = budgets.measure(LIMITS, TABLE, "fp32", name)
-    assert len(lines) == 4
+    assert len(lines) == 5
     assert "was not measured" in lines[1].problems[0]
     assert lines[1].fails_as == "INFEASIBLE"
+
+
+def test_a_file_that_was_shown_to_be_slower_is_told_and_no_other() -> None:
+    lap = {"p99_ms": 1.0, "ratio": 1.3, "ratio_low": 1.2, "ratio_high": 1.4}
+    table = [{"name": "fp32", "latency": {"1": lap | {"ratio_low": 1.0}}}, {"name": "int8", "latency": {"1": lap}}]
+    for name, allowed, told in (
+        ("int8", 0.1, True),
+        ("int8", 0.3, False),
+        ("fp32", 0.0, False),
+        ("absent", 0.1, False),
+    ):
+        (line,) = budgets.measure({"max_slowdown": allowed}, table, "fp32", name)
+        assert (line.rule, line.fails_as, bool(line.problems)) == ("nothing_found", "INFEASIBLE", told)
+        assert line.loss is None, "figures differ from run to run, and a verdict must not"
 
 
 def test_no_limit_no_line() -> None:

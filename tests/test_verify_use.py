@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from tasks.core import files
 from tasks.core.errors import IntegrityError, MachineError
-from tasks.verify.use import LEDGER, count
+from tasks.verify.use import LEDGER, count, seen, told
 
 
 def judged(folder: Path, models: int, test: str = "test", **limits: int) -> list[tuple[int, str, tuple[str, ...]]]:
@@ -69,3 +71,28 @@ def test_a_folder_that_cannot_be_made_is_the_machines_fault(tmp_path: Path) -> N
     (tmp_path / "file").write_text("")
     with pytest.raises(MachineError):
         count(tmp_path / "file", "test", "model", "settings")
+
+
+def test_a_removed_ledger_is_filled_up_from_verdicts(tmp_path: Path) -> None:
+    judged(tmp_path, 5)
+    files.write_json(tmp_path / "bundle.json", {"test": told("test", "settings", {"model 3": 4})})
+    files.write_json(tmp_path / "other.json", {"test": told("another test", "settings", {"model 9": 9})})
+    files.write_json(tmp_path / "old.json", {"verdict": "ACCEPT"})
+    past = seen("test", [tmp_path / name for name in ("bundle.json", "other.json", "old.json", "none.json")])
+    assert past == {4: ("model 3", "settings")}
+    assert count(tmp_path, "test", "model 1", "settings", known=past).n == 2, "a whole ledger knows more"
+    (tmp_path / LEDGER).unlink()
+    again = count(tmp_path, "test", "model 3", "settings", known=past)
+    assert again.n == 4, "the very same judgement keeps its number"
+    assert "lacked 4 judgements" in again.note
+    assert count(tmp_path, "test", "new", "settings", known=past).n == 5
+
+
+def test_processes_that_count_at_once_lose_no_judgement(tmp_path: Path) -> None:
+    code = (
+        "import sys; from pathlib import Path; from tasks.verify.use import count\n"
+        "for number in range(20): count(Path(sys.argv[1]), 'test', f'{sys.argv[2]} {number}', 'settings')"
+    )
+    running = [subprocess.Popen([sys.executable, "-c", code, tmp_path, name]) for name in "ab"]
+    assert [process.wait(60) for process in running] == [0, 0]
+    assert count(tmp_path, "test", "last", "settings").n == 41

@@ -8,8 +8,10 @@ interval), how often models that lose nothing are, and both for a gate that comp
 from __future__ import annotations
 
 import argparse
+import functools
 import itertools
 import math
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -18,8 +20,7 @@ from scipy import stats
 
 from tasks.core.measured import proof
 from tasks.core.metrics import Metric, find
-from tasks.core.statistics import paired, planning
-from tasks.core.statistics.proportions import tango
+from tasks.core.statistics import exact, paired, planning
 from tasks.core.verdict import Terms, judge
 
 CONFIDENCE = 0.95
@@ -27,6 +28,7 @@ QUANTILE = float(stats.norm.ppf(CONFIDENCE))
 _SEED = 2017
 _ACCURACIES = (0.7, 0.8, 0.9, 0.95, 0.99)
 _DISCORDANCES = (0.01, 0.02, 0.05, 0.1)
+_MANY, _EVERY = 400, 16
 
 Array = np.ndarray
 #: A generator and the true loss -> labels, answers of the original, answers of the candidate, [n] each.
@@ -91,8 +93,41 @@ HEAD = """\
 
 
 def accepts(lost: Array, won: Array, n: int, margin: float) -> Array:
-    """Whether the gate accepts, bool as the counts: the score test, and rows enough to have met such a loss."""
-    return (tango(lost, won, n, margin) <= -QUANTILE) & (n >= planning.least_rows(margin, CONFIDENCE))
+    """Whether the gate accepts, bool as the counts: its own test, and rows enough to have met such a loss."""
+    flips = lost + won
+    counts = np.unique(flips)
+    most = np.array([most_lost(int(count), n, margin) for count in counts])
+    return lost <= most[np.searchsorted(counts, flips)]
+
+
+@functools.cache
+def most_by_score(flips: int, n: int, margin: float) -> int:
+    """The same of the score test by its normal approximation."""
+    lost = np.arange(flips + 1)
+    return int((exact.tango(lost, flips - lost, n, margin) <= -QUANTILE).sum()) - 1
+
+
+@functools.cache
+def most_lost(flips: int, n: int, margin: float) -> int:
+    """Of so many flips, the largest number of losses that the gate accepts; -1 if it accepts none.
+
+    Where flips are many, how far that is from what the score test alone accepts is found at every 16th number of them.
+    """
+    if n < planning.least_rows(margin, CONFIDENCE):
+        return -1
+    near = most_by_score(flips, n, margin)
+    if flips > _MANY and flips % _EVERY:
+        known = _EVERY * round(flips / _EVERY)
+        return near + most_lost(known, n, margin) - most_by_score(known, n, margin)
+
+    def accepted(lost: int) -> bool:
+        return exact.chance(lost, flips - lost, n, margin) <= 1 - CONFIDENCE
+
+    while near < flips and accepted(near + 1):
+        near += 1
+    while near >= 0 and not accepted(near):
+        near -= 1
+    return near
 
 
 def shares(discordant: float, loss: float) -> tuple[float, float, float]:
@@ -110,13 +145,52 @@ def counted(generator: np.random.Generator, setting: Setting, discordant: float,
 def enumerated(setting: Setting, discordant: float, loss: float) -> float:
     """Chance that the gate accepts, summed over all counts that matter: flips, and how many of them are losses."""
     n, share = setting.n, shares(discordant, loss)[0] / discordant
-    flips = np.arange(*stats.binom.interval(1 - 1e-9, n, discordant), dtype=np.int64)
-    total = 0.0
-    for flipped, chance in zip(flips, stats.binom.pmf(flips, n, discordant), strict=True):
-        lost = np.arange(flipped + 1)
-        accepted = accepts(lost, flipped - lost, n, setting.margin)
-        total += chance * float(stats.binom.pmf(lost[accepted], flipped, share).sum())
-    return total
+    low, high = stats.binom.ppf(1e-10, n, discordant), stats.binom.isf(1e-10, n, discordant)
+    flips = np.arange(int(low), int(high) + 1)
+    most = np.array([most_lost(int(count), n, setting.margin) for count in flips])
+    return float((stats.binom.pmf(flips, n, discordant) * stats.binom.cdf(most, flips, share)).sum())
+
+
+@dataclass(frozen=True)
+class Worst:
+    """The largest error of the gate at a true loss of the margin: where it lies, and that of the score test alone."""
+
+    margin: float
+    settings: int
+    error: float
+    n: int
+    flips: float
+    uncorrected: float
+
+    def __str__(self) -> str:
+        where = f"{self.n:,} rows, {self.flips:.1f} flips expected"
+        return f"| {self.margin:.3g} | {self.settings:,} | {self.error:.3%} | {where} | {self.uncorrected:.2%} |"
+
+
+WORST_HEAD = """\
+| margin | settings | largest error | where | largest without the correction |
+|---|---|---|---|---|"""
+
+
+def worst(margin: float, sizes: list[int], steps: int, most: float) -> Worst:
+    """Look for it over sizes and over expected flips: from none won on, ``steps`` of them, up to ``most`` more."""
+    found, uncorrected, count = (0.0, 0, 0.0), 0.0, 0
+    for n in sizes:
+        for more in most * np.linspace(0, 1, steps) ** 2:
+            discordant = margin + more / n
+            setting, count = Setting("accuracy", "", n, margin), count + 1
+            found = max(found, (enumerated(setting, discordant, margin), n, n * discordant))
+            uncorrected = max(uncorrected, score_alone(n, discordant, margin))
+    return Worst(margin, count, *found, uncorrected)
+
+
+def score_alone(n: int, discordant: float, margin: float) -> float:
+    """The same error of the score test by its normal approximation."""
+    share = shares(discordant, margin)[0] / discordant
+    flips = np.arange(int(stats.binom.isf(1e-10, n, discordant)) + 1)
+    most = np.array([most_by_score(int(count), n, margin) for count in flips])
+    chance = stats.binom.pmf(flips, n, discordant) * stats.binom.cdf(most, flips, share)
+    return float(chance.sum()) if n >= planning.least_rows(margin, CONFIDENCE) else 0.0
 
 
 def power(setting: Setting, discordant: float) -> float:
@@ -158,6 +232,8 @@ _POSITIVE, _SHIFT, _NOISE = 0.4, 1.5, 0.3
 _SHARED = 0.95
 #: Pairs that the margin is found with; they are not judged.
 _PILOTS = 500
+#: Pairs that are judged however long they take.
+_FEWEST = 100
 
 
 def ranked(n: int) -> Draw:
@@ -189,6 +265,15 @@ def measured_quantity(n: int) -> Draw:
     return draw
 
 
+@dataclass(frozen=True)
+class Effort:
+    """Pairs of a line at most, seconds for them, and resamples for each."""
+
+    pairs: int
+    seconds: float
+    resamples: int
+
+
 def judged(
     metric: Metric, given: tuple[Array, Array, Array], margin: float, resamples: int, seed: int
 ) -> tuple[bool, float]:
@@ -199,24 +284,26 @@ def judged(
     return judge([proof(metric.name, found, margin)], terms).verdict == "ACCEPT", found.drop
 
 
-def resampled(generator: np.random.Generator, metric: Metric, draw: Draw, n: int, pairs: int, resamples: int) -> Line:
+def resampled(generator: np.random.Generator, metric: Metric, draw: Draw, n: int, effort: Effort) -> Line:
     """A metric that needs the bootstrap. The margin is such that theory accepts four of five models that lose nothing.
 
     Theory: a loss that is normal, with the spread that was observed where there is no true one.
     """
 
-    def accepted(loss: float, margin: float) -> tuple[Accepted, float]:
-        seeds = generator.integers(0, 2**31, pairs).tolist()
-        each = [judged(metric, draw(generator, loss), margin, resamples, seed) for seed in seeds]
+    def accepted(loss: float, margin: float, pairs: int, seconds: float) -> tuple[Accepted, float]:
+        each, end = [], time.monotonic() + seconds
+        while len(each) < pairs and (len(each) < _FEWEST or time.monotonic() < end):
+            seed = int(generator.integers(0, 2**31))
+            each.append(judged(metric, draw(generator, loss), margin, effort.resamples, seed))
         losses = np.array([observed for _, observed in each])
         ours = sum(said for said, _ in each)
-        return Accepted(pairs, ours, int((losses <= margin).sum())), float(losses.std(ddof=1))
+        return Accepted(len(each), ours, int((losses <= margin).sum())), float(losses.std(ddof=1))
 
     margin = (QUANTILE + float(stats.norm.ppf(planning.POWER))) * spread(generator, metric, draw)
-    at_margin, _ = accepted(margin, margin)
-    at_zero, observed = accepted(0.0, margin)
+    at_margin, _ = accepted(margin, margin, effort.pairs, effort.seconds)
+    at_zero, observed = accepted(0.0, margin, max(effort.pairs // 10, _FEWEST), effort.seconds / 10)
     theory = float(stats.norm.cdf(margin / observed - QUANTILE))
-    return Line(Setting(metric.name, f"{resamples} resamples", n, margin), at_margin, at_zero, theory)
+    return Line(Setting(metric.name, f"{effort.resamples} resamples", n, margin), at_margin, at_zero, theory)
 
 
 def spread(generator: np.random.Generator, metric: Metric, draw: Draw) -> float:
@@ -232,19 +319,28 @@ def main() -> None:
     """Print the table, a line as soon as it is known."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--pairs", type=int, default=20_000, help="simulated pairs of each setting of accuracy")
-    parser.add_argument("--rows", type=int, nargs="+", default=[500, 2000, 10_000, 50_000])
+    parser.add_argument("--rows", type=int, nargs="*", default=[500, 2000, 10_000, 50_000])
     parser.add_argument("--margins", type=float, nargs="+", default=[0.002, 0.01], help="of accuracy")
-    parser.add_argument("--bootstrap-pairs", type=int, default=2000, help="simulated pairs of AUC and of rmse")
-    parser.add_argument("--bootstrap-rows", type=int, nargs="+", default=[500, 2000])
+    parser.add_argument("--scan", type=int, default=25, help="sizes, from 300 to 50,000, at which the worst is sought")
+    parser.add_argument("--bootstrap-pairs", type=int, default=8000, help="simulated pairs of AUC and of rmse, at most")
+    parser.add_argument("--bootstrap-seconds", type=float, default=600, help="for the pairs of one line")
+    parser.add_argument("--bootstrap-rows", type=int, nargs="*", default=[500, 2000, 10_000, 50_000])
     parser.add_argument("--resamples", type=int, default=1000)
     options = parser.parse_args()
     generator = np.random.default_rng(_SEED)
+    if options.scan:
+        print(WORST_HEAD)
+        sizes = np.unique(np.geomspace(300, 50_000, options.scan).astype(int)).tolist()
+        for margin in options.margins:
+            print(worst(margin, sorted({*sizes, 2251}), 60, 25.0), flush=True)
+        print()
     print(HEAD)
     for line in accuracies(generator, options.rows, options.margins, options.pairs):
         print(line, flush=True)
+    effort = Effort(options.bootstrap_pairs, options.bootstrap_seconds, options.resamples)
     for n in options.bootstrap_rows:
         for metric, draw in ((find("auc", "binary"), ranked(n)), (find("rmse", "regression"), measured_quantity(n))):
-            print(resampled(generator, metric, draw, n, options.bootstrap_pairs, options.resamples), flush=True)
+            print(resampled(generator, metric, draw, n, effort), flush=True)
 
 
 if __name__ == "__main__":

@@ -248,11 +248,14 @@ def _finite(value: float) -> float | None:
     return round(value, 6) if math.isfinite(value) else None
 
 
-def _rounded(values: Mapping[str, float]) -> dict[str, float]:
-    return {name: round(value, 5) for name, value in values.items()}
+def _rounded(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        name: [round(item, 5) for item in value] if isinstance(value, tuple) else round(value, 5)
+        for name, value in values.items()
+    }
 
 
-def _times(measured: Race) -> dict[str, dict[str, dict[str, float]]]:
+def _times(measured: Race) -> dict[str, dict[str, dict[str, Any]]]:
     return {
         name: {str(batch): _rounded(asdict(lap)) for batch, lap in by_batch.items()}
         for name, by_batch in measured.laps.items()

@@ -14,6 +14,8 @@ from tasks.core.log import progress
 
 _WARM_UP = 20
 _SIGMAS = 1.96  # 95 %
+#: Shares of the calls, whose times are kept: what a page draws of their distribution.
+QUANTILES = (0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99)
 
 
 @dataclass(frozen=True)
@@ -26,6 +28,7 @@ class Lap:
         ratio: median of the paired ratios (below 1 is faster than the reference).
         ratio_low: lower end of the ratio's 95 % interval.
         ratio_high: upper end.
+        quantiles_ms: at :data:`QUANTILES`.
     """
 
     p50_ms: float
@@ -33,6 +36,7 @@ class Lap:
     ratio: float
     ratio_low: float
     ratio_high: float
+    quantiles_ms: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -97,4 +101,5 @@ def lap(times: np.ndarray, reference: np.ndarray) -> Lap:
         float(np.median(ratios)),
         float(ratios[low]),
         float(ratios[high]),
+        tuple(np.quantile(times, QUANTILES).tolist()),
     )

@@ -69,10 +69,19 @@ def measure_graph(path: Path, opset: int = OPSET, version: int = IR_VERSION) -> 
     return [
         _line("onnx.checker and operators", checker_problems(path)),
         _line("opset and IR version", _too_new(model, opset, version)),
-        _line("external data", _external(model)),
+        _outside(model),
         _line("batch axis", batch_axis_problems(model)),
         _line("finite weights", weight_problems(model)),
     ]
+
+
+def outside(path: Path) -> Measured:
+    """Whether weights lie outside a file, where its hash does not reach.
+
+    Raises:
+        IntegrityError: if the file is not readable.
+    """
+    return _outside(_read(path), "external data of the file as it was given")
 
 
 def folder_problems(folder: Path, suffixes: Sequence[str] = SUFFIXES) -> list[str]:
@@ -208,11 +217,12 @@ def _opset(model: onnx.ModelProto) -> int:
     return max((int(item.version) for item in model.opset_import if item.domain in ("", "ai.onnx")), default=0)
 
 
-def _external(model: onnx.ModelProto) -> list[str]:
+def _outside(model: onnx.ModelProto, name: str = "external data") -> Measured:
     from tasks.core.brought import door
 
     names = door.external_files(model)
-    return [f"weights lie outside the file: {', '.join(map(repr, names))}"] if names else []
+    said = f"weights lie outside the file, where its hash does not reach: {', '.join(map(repr, names))}"
+    return _line(name, [said] if names else [])
 
 
 def _constants(graph: onnx.GraphProto) -> Iterator[tuple[str, onnx.TensorProto]]:

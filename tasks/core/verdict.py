@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from tasks.core.measured import Measured, Rule, Word
 from tasks.core.statistics import planning
 
-#: Of several words the first one decides.
-_PRIORITY: tuple[Word, ...] = ("ANOMALOUS", "REGRESSION", "INFEASIBLE", "INCONCLUSIVE", "ACCEPT")
+#: The gravest first.
+GRAVITY: tuple[Word, ...] = ("ANOMALOUS", "REGRESSION", "INFEASIBLE", "INCONCLUSIVE", "ACCEPT")
 #: The figures that a rule is about.
 _NEEDED: dict[Rule, tuple[str, ...]] = {
     "non_inferior": ("loss", "lower", "upper", "margin"),
@@ -73,7 +73,7 @@ def judge(measured: Sequence[Measured], terms: Terms) -> Verdict:
     lines = tuple(Line(one, *_word(one, terms)) for one in measured)
     if incomplete := _incomplete(measured):
         return Verdict("ANOMALOUS", incomplete, lines)
-    decisive = min(lines, key=lambda line: (_PRIORITY.index(line.verdict), line.measured.kind != "metric"))
+    decisive = min(lines, key=lambda line: (GRAVITY.index(line.verdict), line.measured.kind != "metric"))
     return Verdict(decisive.verdict, decisive.reason, lines)
 
 
@@ -103,7 +103,7 @@ def _word(one: Measured, terms: Terms) -> tuple[Word, str]:
 
 def _anomalies(one: Measured, figures: dict[str, float], terms: Terms) -> Iterator[str]:
     """What cannot be, whatever the rule says."""
-    if one.rule not in _NEEDED or one.fails_as not in _PRIORITY[:-1]:
+    if one.rule not in _NEEDED or one.fails_as not in GRAVITY[:-1]:
         yield f"{one.name}: no rule `{one.rule}` that fails as {one.fails_as}"
         return
     needed = (*_NEEDED[one.rule], *(("original", "shipped") if one.kind == "metric" else ()))

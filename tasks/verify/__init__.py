@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from tasks.core.measured import Measured
     from tasks.verify.evidence import Evidence
     from tasks.verify.gate import Judged
+    from tasks.verify.use import Judgement
 
 
 def run(settings: StageSettings, inputs: Mapping[str, Path], out: Path) -> Manifest:
@@ -37,6 +38,7 @@ def run(settings: StageSettings, inputs: Mapping[str, Path], out: Path) -> Manif
     from tasks.verify import evidence as gather
     from tasks.verify import gate, report
 
+    past = _past(settings, inputs)
     reports.forget_rejected(settings.artifacts, "verify")
     with TemporaryDirectory(prefix="assay-") as scratch:
         found = gather.collect(settings, inputs, Path(scratch))
@@ -45,10 +47,12 @@ def run(settings: StageSettings, inputs: Mapping[str, Path], out: Path) -> Manif
         if not any(gate.shape_anomaly(one.case) for one in found):
             pq.write_table(gather.predictions(found), out / "predictions.parquet")
         known = _known(settings, inputs)
-        judged = [_judge(settings, inputs, one, known) for one in found]
-    told = _verdict(settings, judged)
+        judged = [_judge(settings, inputs, one, known, past) for one in found]
+        told = _verdict(settings, judged, _test(inputs))
     files.write_json(out / "verdict.json", told)
-    files.write_text(out / "report.html", report.render(settings.base.name, told, found[0].case))
+    files.write_text(
+        out / "report.html", report.render(settings.base.name, told, found[0].case, _raced(settings, inputs))
+    )
     log.info("verify: %s: %s", told["verdict"], told["reason"])
     if told["verdict"] != "ACCEPT":
         kept = reports.publish_rejected(settings.artifacts, "verify", out)
@@ -67,10 +71,11 @@ def run(settings: StageSettings, inputs: Mapping[str, Path], out: Path) -> Manif
 
 @dataclass(frozen=True)
 class _Judged:
-    """A variant, and what was made of it."""
+    """A variant, what was made of it, and the number of that judgement on the test set."""
 
     evidence: Evidence
     judged: Judged
+    number: int
 
 
 def _known(settings: StageSettings, inputs: Mapping[str, Path]) -> list[Measured]:
@@ -82,21 +87,37 @@ def _known(settings: StageSettings, inputs: Mapping[str, Path]) -> list[Measured
     return disjoint.measure(inputs["validate"], manifest.read(inputs["validate"]).facts, settings.own.limits.known)
 
 
-def _judge(settings: StageSettings, inputs: Mapping[str, Path], one: Evidence, known: Sequence[Measured]) -> _Judged:
+def _test(inputs: Mapping[str, Path]) -> str:
+    """Hash of the test split."""
+    return manifest.read(inputs["validate"]).files["test.parquet"].sha256
+
+
+def _past(settings: StageSettings, inputs: Mapping[str, Path]) -> dict[int, Judgement]:
+    """Judgements on this test set that verdicts tell of: the last ones, and those of bundles."""
+    from tasks.verify import use
+
+    last = [settings.artifacts / folder / "verdict.json" for folder in ("verify", "rejected/verify")]
+    bundles = (settings.root / settings.base.dist_dir / settings.base.name).glob("*/verdict.json")
+    return use.seen(_test(inputs), [*last, *sorted(bundles)])
+
+
+def _judge(
+    settings: StageSettings,
+    inputs: Mapping[str, Path],
+    one: Evidence,
+    known: Sequence[Measured],
+    past: Mapping[int, Judgement],
+) -> _Judged:
     from tasks.core import model_file
     from tasks.verify import gate, use
 
     own = settings.own
-    test = manifest.read(inputs["validate"]).files["test.parquet"].sha256
-    own_lines = [
-        use.count(
-            settings.artifacts, test, one.model_sha256, settings.hash, own.warn_after_uses, own.refuse_after_uses
-        ),
-        *_budgets(settings, inputs, one),
-    ]
+    limits = own.warn_after_uses, own.refuse_after_uses
+    used = use.count(settings.artifacts, _test(inputs), one.model_sha256, settings.hash, *limits, past)
+    own_lines = [used, *_budgets(settings, inputs, one)]
     if "file" in own.checks:
         own_lines += model_file.measure(one.folder, one.model_sha256, inputs["compress"] / "fp32.onnx")
-    return _Judged(one, gate.decide(one.case, own, [*known, *own_lines], one.slices, one.members))
+    return _Judged(one, gate.decide(one.case, own, [*known, *own_lines], one.slices, one.members), used.n)
 
 
 def _budgets(settings: StageSettings, inputs: Mapping[str, Path], one: Evidence) -> list[Measured]:
@@ -113,12 +134,24 @@ def _budgets(settings: StageSettings, inputs: Mapping[str, Path], one: Evidence)
     return budgets.measure(limits, candidates, "fp32", first.candidate)
 
 
-def _verdict(settings: StageSettings, judged: Sequence[_Judged]) -> dict[str, Any]:
+def _raced(settings: StageSettings, inputs: Mapping[str, Path]) -> dict[str, dict[str, Any]]:
+    """Times of the original and the first variant's file, by batch size: for the page alone, they differ by run."""
+    from deploy.variants import Variants
+
+    table = settings.artifacts / "runs" / "candidates.json"
+    rows = {row["name"]: row.get("latency") or {} for row in (files.read_json(table) if table.is_file() else [])}
+    original, shipped = (rows.get(name, {}) for name in ("fp32", Variants.read(inputs["compress"]).first.candidate))
+    return {batch: {"original": original[batch], "shipped": lap} for batch, lap in shipped.items() if batch in original}
+
+
+def _verdict(settings: StageSettings, judged: Sequence[_Judged], test: str) -> dict[str, Any]:
     """``verdict.json``: lines and checks of all variants; all else is about the first one.
 
-    The word is the first variant's, or that of the first one that is no ACCEPT.
+    The word is the gravest one, of several alike the first.
     """
+    from tasks.verify import use
     from tasks.verify.published import told_of
+    from tasks.core.verdict import GRAVITY
 
     told = {
         (found := one.evidence).variant: told_of(
@@ -127,10 +160,11 @@ def _verdict(settings: StageSettings, judged: Sequence[_Judged]) -> dict[str, An
         for one in judged
     }
     first, *_ = told.values()
-    variant, worst = next(((name, each) for name, each in told.items() if each["verdict"] != "ACCEPT"), ("", first))
+    variant, worst = min(told.items(), key=lambda each: GRAVITY.index(each[1]["verdict"]))
     gathered = {key: [row for each in told.values() for row in each[key]] for key in ("lines", "checks")}
     reason = worst["reason"] if worst is first else f"{variant}: {worst['reason']}"
-    return first | gathered | {"verdict": worst["verdict"], "reason": reason}
+    about = use.told(test, settings.hash, {one.evidence.model_sha256: one.number for one in judged})
+    return first | gathered | {"verdict": worst["verdict"], "reason": reason, "test": about}
 
 
 def _metrics(one: _Judged, prefix: str) -> dict[str, float]:

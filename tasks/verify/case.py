@@ -5,13 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from tasks.core.metrics import Metric
 from tasks.core.scoring import Exported, score
 from tasks.core.statistics import Comparison, paired
+
+if TYPE_CHECKING:
+    from tasks.verify.stored import Column
 
 
 @dataclass(frozen=True)
@@ -57,7 +60,7 @@ class Case:
         metric: what decides.
         task: ``binary``, ``multiclass``, ``regression`` or ``ranking``.
         classes: the target's values.
-        columns: the raw rows, name -> [n, ...].
+        columns: the raw rows, name -> [n, ...]: arrays, or what is read when rows of it are asked for.
         groups: which rows belong together, [n], or None where each stands alone.
         original_file: the original as float ONNX; None if there is none.
         shipped_file: the exported file.
@@ -71,7 +74,7 @@ class Case:
     metric: Metric
     task: str
     classes: tuple[Any, ...]
-    columns: Mapping[str, np.ndarray]
+    columns: Mapping[str, np.ndarray | Column]
     groups: np.ndarray | None
     original_file: Scorer | None
     shipped_file: Scorer

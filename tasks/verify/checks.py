@@ -82,9 +82,19 @@ def examine(
             except ValueError as error:  # answers that cannot be, to rows that test does not hold
                 problem = Measured(name, "answers", "nothing_found", 0, "ANOMALOUS", problems=(str(error),))
                 found.measured.append(problem)
-    left_out = sorted(set(names()) - set(own.checks))
-    found.notes += [f"{name}: verify.checks leaves it out" for name in left_out]
+    found.notes += left_out(own)
     return found
+
+
+def left_out(own: Verify) -> list[str]:
+    """A note on each check that the settings leave out."""
+    return [f"{name}: verify.checks leaves it out" for name in sorted(set(names()) - set(own.checks))]
+
+
+def without_answers(own: Verify) -> list[str]:
+    """A note on each check that does not take place where the answers cannot be compared."""
+    missed = [f"{name}: the answers cannot be compared" for name in own.checks if name in _CHECKS]
+    return missed + left_out(own)
 
 
 def _mechanics(found: Findings, asked: _Asked) -> None:

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from deploy.variants import Variant, Variants
 from tasks.core import devices, manifest, original
@@ -19,6 +18,7 @@ from tasks.core.metrics import find
 from tasks.core.stage import StageSettings
 from tasks.verify.case import Case, Scorer
 from tasks.verify.checks import Members
+from tasks.verify.stored import Stored, asked, scored
 
 if TYPE_CHECKING:
     from tasks.core.original import Original
@@ -69,24 +69,25 @@ def collect(settings: StageSettings, inputs: Mapping[str, Path], scratch: Path) 
     """
     base, validated = settings.base, inputs["validate"]
     facts, hashes = manifest.read(validated).facts, manifest.read(inputs["compress"]).files
-    rows = pq.read_table(validated / "test.parquet")
-    slices = _slices(rows, settings.own.slices)
+    stored = Stored(validated / "test.parquet")
+    slices = _slices(stored, settings.own.slices)
     model = original.load(inputs["tune"], devices.prepare(base))
-    labels, answers, columns = model.encoder.labels(rows), model.predict(rows), model.encoder.raw_inputs(rows)
+    labels, answers = asked(model, stored)
+    numbers, columns, groups = stored.column("row"), stored.inputs(model.encoder), _groups(stored, facts["split"])
     metric = find(original.metric_name(base, facts["task"]), facts["task"])
     found = []
     for variant in Variants.read(inputs["compress"]).distinct():
         shipped = Scorer(inputs["compress"] / variant.folder, variant.device)
-        exported = shipped.score(columns)
+        shipped_answers, provider = scored(shipped, model.encoder, stored)
         case = Case(
             labels=labels,
             original=answers,
-            shipped=exported.answers,
+            shipped=shipped_answers,
             metric=metric,
             task=facts["task"],
             classes=tuple(facts["classes"]),
             columns=columns,
-            groups=_groups(rows, facts["split"]),
+            groups=groups,
             original_file=_original_file(inputs["compress"], variant, scratch),
             shipped_file=shipped,
             seed=base.seed,
@@ -97,10 +98,9 @@ def collect(settings: StageSettings, inputs: Mapping[str, Path], scratch: Path) 
             return _members(model, scorer, validated / "train.parquet", len(labels), base.seed)
 
         sha256 = hashes[variant.model].sha256
-        provider = exported.provider
         # A recommender's train holds interactions, which are no requests that could be answered.
-        asked = None if facts["task"] == "ranking" else members
-        found.append(Evidence(variant.target, shipped.folder, sha256, rows["row"], case, provider, slices, asked))
+        wanted = None if facts["task"] == "ranking" else members
+        found.append(Evidence(variant.target, shipped.folder, sha256, numbers, case, provider, slices, wanted))
     return found
 
 
@@ -116,17 +116,21 @@ def _original_file(compressed: Path, variant: Variant, scratch: Path) -> Scorer 
     return Scorer(folder, variant.device)
 
 
-def _groups(rows: pa.Table, split: Mapping[str, Any]) -> np.ndarray | None:
+def _groups(stored: Stored, split: Mapping[str, Any]) -> np.ndarray | None:
     """Which rows belong together, where the split was made by group."""
     name = split.get("column") if split["by"] == "group" else split.get("group")
-    return None if name is None else np.asarray(rows[name].to_numpy(zero_copy_only=False))
+    return None if name is None else _values(stored, name)
 
 
-def _slices(rows: pa.Table, names: Sequence[str]) -> dict[str, np.ndarray]:
-    if absent := [name for name in names if name not in rows.column_names]:
-        there = ", ".join(name for name in rows.column_names if name != "row")
+def _slices(stored: Stored, names: Sequence[str]) -> dict[str, np.ndarray]:
+    if absent := [name for name in names if name not in stored.names]:
+        there = ", ".join(name for name in stored.names if name != "row")
         raise UsageError("verify.slices names columns of the rows", ", ".join(absent), f"choose from {there}")
-    return {name: np.asarray(rows[name].to_numpy(zero_copy_only=False)) for name in names}
+    return {name: _values(stored, name) for name in names}
+
+
+def _values(stored: Stored, name: str) -> np.ndarray:
+    return np.asarray(stored.column(name).to_numpy(zero_copy_only=False))
 
 
 def _members(model: Original, shipped: Scorer, train: Path, count: int, seed: int) -> Members:

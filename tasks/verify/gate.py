@@ -13,7 +13,7 @@ from tasks.core.margins import absolute
 from tasks.core.measured import Measured, proof
 from tasks.core.statistics import Comparison
 from tasks.core.verdict import Terms, Verdict, judge
-from tasks.verify import checks
+from tasks.verify import checks, skill
 from tasks.verify.behaviour import ROUNDING
 from tasks.verify.case import Case
 from tasks.verify.checks import Members
@@ -68,13 +68,14 @@ def decide(
     if anomaly := shape_anomaly(case) or _value_anomaly(case):
         broken = Measured("mechanics", "answers", "nothing_found", len(case.labels), "ANOMALOUS", problems=(anomaly,))
         verdict = judge([broken, *known], Terms(own.confidence, math.inf, 0, case.metric.bounded))
-        return Judged(Verdict("ANOMALOUS", anomaly, verdict.lines), None, None, {}, [])
+        return Judged(Verdict("ANOMALOUS", anomaly, verdict.lines), None, None, {}, checks.without_answers(own))
     comparison = case.compare(own.resamples)
     margin = absolute(own.margin, case.metric, comparison.original)
     most_gain = absolute(own.max_gain, case.metric, comparison.original) * (1 if own.max_gain else _TIMES)
     found = checks.examine(case, own, slices or {}, members)
     terms = Terms(own.confidence, most_gain, comparison.rarest, case.metric.bounded)
-    verdict = judge([proof(case.metric.name, comparison, margin), *known, *found.measured], terms)
+    lines = [proof(case.metric.name, comparison, margin), skill.measure(case), *known, *found.measured]
+    verdict = judge(lines, terms)
     return Judged(verdict, comparison, margin, found.drawings, found.notes)
 
 

@@ -100,7 +100,11 @@ def _classes(labels: pa.ChunkedArray, task: str, count: int | None) -> tuple[str
 
     if labels.null_count:
         raise DataRejected("every row needs its label", f"{labels.null_count} have none", "leave such rows out")
-    if task == "regression" or (task == "auto" and pa.types.is_floating(labels.type)):
+    if pa.types.is_temporal(labels.type) or pa.types.is_nested(labels.type):
+        way_out = "give the class as a text or an integer, or the quantity as a number"
+        raise DataRejected("labels are classes or quantities", f"they are {labels.type}", way_out)
+    is_fraction = pa.types.is_floating(labels.type) or pa.types.is_decimal(labels.type)
+    if task == "regression" or (task == "auto" and is_fraction):
         return "regression", ()
     values: Sequence[Any] = sorted(pc.unique(labels).to_pylist())
     if count is not None:

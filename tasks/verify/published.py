@@ -41,7 +41,7 @@ def told_of(variant: str, model_sha256: str, provider: str, case: Case, judged: 
         "lines": [] if comparison is None else [_line(case, judged) | about],
         "checks": [_check(line) | {"variant": variant} for line in verdict.lines],
         "notes": judged.notes,
-        "drawings": judged.drawings | _confusion(case) if comparison is not None else {},
+        "drawings": _finite(judged.drawings | _confusion(case) | _sizes(case)) if comparison is not None else {},
         "figures": {} if comparison is None else figures(case),
         "confidence": own.confidence,
         "method": "" if comparison is None else comparison.method,
@@ -63,6 +63,14 @@ def _confusion(case: Case) -> dict[str, Any]:
     return {"confusion": {"classes": [str(value) for value in case.classes], **sides}}
 
 
+def _sizes(case: Case) -> dict[str, Any]:
+    """Bytes of both files, where there are such files."""
+    both = {"original": case.original_file, "shipped": case.shipped_file}
+    paths = {side: scorer.folder / "model.onnx" for side, scorer in both.items() if scorer is not None}
+    sizes = {side: path.stat().st_size for side, path in paths.items() if path.is_file()}
+    return {"size": sizes} if len(sizes) == 2 else {}
+
+
 def _check(line: Line) -> dict[str, Any]:
     """One thing measured, with its word."""
     found = {key: _finite(value) for key, value in asdict(line.measured).items()}
@@ -75,7 +83,7 @@ def _line(case: Case, judged: Judged) -> dict[str, Any]:
     return found | {
         "metric": case.metric.name,
         "bound": found.pop("upper"),
-        "margin": judged.margin,
+        "margin": _finite(judged.margin),
         "verdict": judged.verdict.verdict,
         "reason": judged.verdict.reason,
     }
@@ -102,6 +110,8 @@ def figures(found: Case) -> dict[str, dict[str, Any]]:
 
 def _finite(value: Any) -> Any:
     """The figure, or None where there is none: JSON has no NaN."""
-    if isinstance(value, tuple):
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
         return [_finite(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -2,10 +2,15 @@
 
 One candidate that is too bad is accepted with the error rate of the bound; of k such candidates, k times as many.
 Whoever goes on until something is accepted selects that error (Dwork et al., The reusable holdout, Science 2015).
+
+The ledger is a file that anybody can remove. So each verdict says which judgement it was, and a ledger that knows of
+fewer than the verdicts that still lie there (the last ones, and those in bundles) is filled up from them. Who removes
+all of these starts anew, and nothing on this machine can prove it; a bundle that was given away still can.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +23,25 @@ SCHEMA_VERSION = 1
 #: With bounds of 95 %, one accepted in error is expected among 20 candidates that are too bad, and five among 100.
 WARN_AFTER, REFUSE_AFTER = 20, 100
 
+#: A file that was judged, by its hash, and the hash of the settings of that judgement.
+Judgement = tuple[str, str]
+_UNKNOWN: Judgement = ("unknown", "unknown")
+
+
+def told(test_sha256: str, settings: str, numbers: Mapping[str, int]) -> dict[str, Any]:
+    """What a verdict says of its test set: which judgement on it each file's was (``numbers``, by the file's hash)."""
+    return {"sha256": test_sha256, "settings": settings, "judgements": dict(numbers)}
+
+
+def seen(test_sha256: str, verdicts: Iterable[Path]) -> dict[int, Judgement]:
+    """Judgements on a test set that verdicts tell of, by their number; files that are not there tell nothing."""
+    found: dict[int, Judgement] = {}
+    for path in verdicts:
+        about = files.read_json(path).get("test") if path.is_file() else None
+        if about is not None and about["sha256"] == test_sha256:
+            found |= {int(number): (model, about["settings"]) for model, number in about["judgements"].items()}
+    return found
+
 
 def count(
     folder: Path,
@@ -26,6 +50,7 @@ def count(
     settings: str,
     warn_after: int = WARN_AFTER,
     refuse_after: int = REFUSE_AFTER,
+    known: Mapping[int, Judgement] | None = None,
 ) -> Measured:
     """Enter a judgement into the ledger, before it is made, and tell which one it is.
 
@@ -39,6 +64,7 @@ def count(
         settings: hash of the settings of the judgement.
         warn_after: judgements without a warning.
         refuse_after: judgements that are allowed.
+        known: judgements that other evidence tells of (:func:`seen`).
 
     Returns:
         A line of kind ``use``, whose ``n`` is the number of this judgement, from 1.
@@ -47,17 +73,10 @@ def count(
         IntegrityError: if the ledger is not readable.
         MachineError: if the disk refuses.
     """
-    path = folder / LEDGER
-    ledger = _read(path)
-    uses = ledger.setdefault(test_sha256, [])
-    use = {"model": model_sha256, "settings": settings}
-    if use not in uses:
-        uses.append(use)
-        with files.machine_errors(folder):
-            folder.mkdir(parents=True, exist_ok=True)
-            files.write_json(path, {"schema_version": SCHEMA_VERSION, "tests": ledger})
-    number = uses.index(use) + 1
+    number, restored = _enter(folder, test_sha256, (model_sha256, settings), known or {})
     note = f"judgement {number} on this test set"
+    if restored:
+        note += f"; the ledger lacked {restored} judgements that earlier verdicts tell of: it was removed or replaced"
     problems: tuple[str, ...] = ()
     if number > refuse_after:
         problems = (
@@ -69,6 +88,29 @@ def count(
     return Measured(
         "use", "uses of the test set", "nothing_found", number, "INCONCLUSIVE", problems=problems, note=note
     )
+
+
+def _enter(folder: Path, test: str, judgement: Judgement, known: Mapping[int, Judgement]) -> tuple[int, int]:
+    """The number of a judgement, and how many earlier ones the ledger lacked."""
+    from filelock import FileLock
+
+    path = folder / LEDGER
+    with files.machine_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        with FileLock(folder / f".{LEDGER}.lock"):
+            ledger = _read(path)
+            uses = ledger.setdefault(test, [])
+            lacking = max(max(known, default=0) - len(uses), 0)
+            uses += [_use(known.get(len(uses) + place + 1, _UNKNOWN)) for place in range(lacking)]
+            use = _use(judgement)
+            if use not in uses:
+                uses.append(use)
+            files.write_json(path, {"schema_version": SCHEMA_VERSION, "tests": ledger})
+            return uses.index(use) + 1, lacking
+
+
+def _use(judgement: Judgement) -> dict[str, str]:
+    return {"model": judgement[0], "settings": judgement[1]}
 
 
 def _read(path: Path) -> dict[str, list[dict[str, str]]]:

@@ -43,7 +43,9 @@ class Brought:
         return onnx.load(self.path)
 
 
-def admit(path: Path, facts: Mapping[str, Any], tune: Tune, validation: pa.Table, out: Path) -> Brought:
+def admit(
+    path: Path, facts: Mapping[str, Any], tune: Tune, validation: pa.Table, out: Path, kind: str | None = None
+) -> Brought:
     """Check a file against the data, keep it as ``out``, and see how its answers are to be read.
 
     Args:
@@ -52,6 +54,7 @@ def admit(path: Path, facts: Mapping[str, Any], tune: Tune, validation: pa.Table
         tune: the section; ``output`` names the output to judge, ``features.drop`` columns that are not packed.
         validation: rows whose answers tell probabilities from logits.
         out: where the file is kept.
+        kind: how its answers are to be read (see :class:`Reading`), whatever they are; None lets them tell.
 
     Raises:
         UsageError: with everything that is wrong with the file, as far as it can be seen.
@@ -76,7 +79,7 @@ def admit(path: Path, facts: Mapping[str, Any], tune: Tune, validation: pa.Table
         raise _refusal(path, problems)
     door.keep(path, model, out)
     found = _answers(out, inputs, given, validation)
-    reading = _reading(path, judged, found[judged.name], (task, classes), _names(model))
+    reading = _reading(path, judged, found[judged.name], (task, classes), _names(model), kind)
     log.info("tune: output `%s` of %s is read as %s", judged.name, path.name, reading.kind)
     shapes = tuple(_shaped(value, found[value.name]) for value in given)
     return Brought(BroughtEncoder(tuple(inputs), shapes, reading, facts["target"], task, classes), out)
@@ -89,15 +92,22 @@ def _judged(given: list[bind.Value], wanted: str | None) -> bind.Value | None:
 
 
 def _reading(
-    path: Path, judged: bind.Value, answers: np.ndarray, about: tuple[str, tuple[Any, ...]], taken: set[str]
+    path: Path,
+    judged: bind.Value,
+    answers: np.ndarray,
+    about: tuple[str, tuple[Any, ...]],
+    taken: set[str],
+    kind: str | None,
 ) -> Reading:
-    """How the judged output is read, by its answers to real rows; ``about`` is the task and its classes.
+    """How the judged output is read, by ``kind`` or by its answers to real rows; ``about`` is the task and its classes.
 
     Raises:
         UsageError: if it cannot be read as answers.
     """
     if problems := outputs.misfits(answers.shape, *about):
         raise _refusal(path, problems)
+    if kind is not None:
+        return outputs.as_kind(kind, judged.name, answers, about[0], taken, judged.datatype)
     reading, problem = outputs.read(judged.name, answers, about[0], taken, judged.datatype)
     if reading is None:
         raise _refusal(path, [f"output `{judged.name}`: {problem}"])

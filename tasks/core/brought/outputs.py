@@ -101,7 +101,7 @@ def read(name: str, answers: np.ndarray, task: str, taken: set[str], datatype: s
     """
     if not np.isfinite(answers).all():
         return None, f"{int((~np.isfinite(answers)).sum())} of its answers to the validation rows are not finite"
-    flat, width = answers.ndim == 1, 1 if answers.ndim == 1 else answers.shape[1]
+    width = 1 if answers.ndim == 1 else answers.shape[1]
     kind = "values" if task == "regression" else "logits"
     if kind == "logits" and answers.min(initial=0) >= -_ROUNDING and answers.max(initial=0) <= 1 + _ROUNDING:
         kind = "probabilities"
@@ -116,9 +116,14 @@ a Softmax, or give its logits)",
                 "tune: `%s` answers numbers between 0 and 1, and is taken for the probability of the second class; "
                 "if these are logits, end the graph with a Sigmoid", name,
             )  # fmt: skip
+    return as_kind(kind, name, answers, task, taken, datatype), ""
+
+
+def as_kind(kind: str, name: str, answers: np.ndarray, task: str, taken: set[str], datatype: str) -> Reading:
+    """An output read as ``probabilities``, ``logits`` or ``values``; the rest as for :func:`read`."""
+    flat, width = answers.ndim == 1, 1 if answers.ndim == 1 else answers.shape[1]
     fits = not flat and kind != "logits" and datatype in ("FP32", "FP64") and (task != "binary" or width == 1)
-    answer = name if fits else _free(_NAMES[task], taken)
-    return Reading(name, kind, width, flat, answer), ""
+    return Reading(name, kind, width, flat, name if fits else _free(_NAMES[task], taken))
 
 
 def _free(name: str, taken: set[str]) -> str:

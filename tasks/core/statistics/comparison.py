@@ -18,7 +18,7 @@ class Comparison:
         lower: one-sided lower confidence bound of the drop.
         upper: one-sided upper confidence bound of the drop.
         n: rows.
-        rarest: independent units of the rarest thing that the metric counts: rows, but no more than there are groups.
+        rarest: independent rows of the rarest thing that the metric counts; of rows in groups, what they are worth.
         method: how the bounds were found, in words.
         clusters: groups of rows that were resampled as a whole; None where each row stands alone.
         mcnemar: two-sided exact p of McNemar's test of equal shares; None for a metric that is no share of rows.

@@ -1,4 +1,4 @@
-"""The difference of two shares of the same rows: Tango's score interval, and McNemar's exact test beside it."""
+"""The difference of two shares of the same rows: Tango's score test made exact, and McNemar's exact test beside it."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tasks.core.metrics import Metric
+from tasks.core.statistics import exact
 from tasks.core.statistics.comparison import Comparison
 
 Array = NDArray[Any]
-METHOD = "Tango's score interval for paired proportions"
+METHOD = "Tango's score test for paired proportions, exact for any share of flips"
 
 #: Metrics that are the share of rows which are right; of all of them more is better.
 _SHARES = re.compile(r"accuracy|top[1-9][0-9]*|hr@[1-9][0-9]*")
 #: Rows whose digits a float64 holds with room for rounding.
 _DIGITS = 40
-_PRECISION = 1e-12
 
 
 def is_share(metric: Metric) -> bool:
@@ -77,13 +77,12 @@ class Flips:
 
     def bounds(self, confidence: float) -> tuple[float, float]:
         """One-sided lower and upper bound of the loss, each at that confidence (above one half)."""
-        return -_upper(self.won, self.lost, self.n, confidence), _upper(self.lost, self.won, self.n, confidence)
+        error = 1 - confidence
+        return -exact.upper(self.won, self.lost, self.n, error), exact.upper(self.lost, self.won, self.n, error)
 
     def chance(self, margin: float) -> float:
-        """One-sided p of a true loss of at most ``margin``, by the score test that the bounds invert."""
-        from scipy.stats import norm
-
-        return float(norm.sf(tango(self.lost, self.won, self.n, min(max(margin, -1.0), 1.0))))
+        """One-sided p of a true loss of at most ``margin``, by the test that the bounds invert."""
+        return exact.chance(self.won, self.lost, self.n, -min(max(margin, -1.0), 1.0))
 
     def mcnemar(self) -> float:
         """Two-sided exact p of equal shares (McNemar, 1947): the discordant rows as tosses of a fair coin."""
@@ -91,41 +90,6 @@ class Flips:
 
         discordant = self.lost + self.won
         return float(binomtest(self.lost, discordant).pvalue) if discordant else 1.0
-
-
-def tango(lost: Any, won: Any, n: Any, loss: Any) -> Any:
-    """Tango's score statistic of a true loss; about standard normal if it is the true one, and falling in ``loss``.
-
-    Tango, Statistics in Medicine 17 (1998), 891-908, equations 24 to 26: the distance of the observed loss from the
-    true one over its standard error there, with the share of won rows estimated by maximum likelihood under that loss.
-    Numbers or arrays that broadcast.
-
-    Args:
-        lost: rows that only the original has right.
-        won: rows that only the candidate has right.
-        n: all rows.
-        loss: the true loss that is tested, in -1 to 1.
-    """
-    linear = (2 * n - lost + won) * loss - lost - won
-    constant = -won * loss * (1 - loss)
-    share = (np.sqrt(np.maximum(linear**2 - 8 * n * constant, 0.0)) - linear) / (4 * n)
-    error = np.sqrt(np.maximum(n * (2 * share + loss * (1 - loss)), 0.0))
-    distance = lost - won - n * loss
-    # Where nothing can vary (no discordant row and no loss, or a loss of all rows), only the distance itself speaks.
-    with np.errstate(divide="ignore", invalid="ignore"):
-        return np.where(distance == 0, 0.0, np.divide(distance, error))
-
-
-def _upper(lost: int, won: int, n: int, confidence: float) -> float:
-    """The greatest loss that the score test does not reject."""
-    from scipy.optimize import bisect
-    from scipy.stats import norm
-
-    if lost == n:
-        return 1.0
-    quantile = float(norm.ppf(confidence))
-    root = bisect(lambda loss: float(tango(lost, won, n, loss)) + quantile, (lost - won) / n, 1.0, xtol=_PRECISION)
-    return float(root)
 
 
 def compare(metric: Metric, labels: Array, original: Array, shipped: Array, confidence: float) -> Comparison:

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from tasks.core.metrics import Figure
 from tasks.core.metrics.metric import Array, one_a_row
+
+if TYPE_CHECKING:
+    from tasks.verify.stored import Column
 
 #: Of each bootstrap: the bounds are of a harm that must be shown clearly, so their third digit does not matter.
 RESAMPLES = 400
@@ -70,7 +74,7 @@ def spread(labels: Array) -> float:
     return float(labels.std(dtype=np.float64))
 
 
-def sample(columns: Mapping[str, Array], most: int, copies: int, seed: int) -> Array:
+def sample(columns: Mapping[str, Array | Column], most: int, copies: int, seed: int) -> Array:
     """Numbers of rows drawn at random, ascending, int64: fewer than ``most`` where their copies would fill the memory.
 
     Args:

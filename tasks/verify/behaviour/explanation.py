@@ -17,6 +17,8 @@ from tasks.verify.case import Case, Scorer
 if TYPE_CHECKING:
     import torch
 
+    from tasks.verify.stored import Column
+
 #: Largest shortfall of the mean rank correlation from 1: from 0.7 on, a correlation is called strong (Schober, Boer and
 #: Schwarte, Anesthesia & Analgesia 2018).
 SHORTFALL = 0.3
@@ -127,7 +129,7 @@ class _Features:
     of_input: dict[str, Array]
 
     @staticmethod
-    def of(columns: Mapping[str, Array]) -> _Features:
+    def of(columns: Mapping[str, Array | Column]) -> _Features:
         names: list[str] = []
         of_input = {}
         for name, array in columns.items():

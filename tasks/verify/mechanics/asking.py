@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from tasks.core.errors import DataRejected, IntegrityError
 from tasks.verify.case import Scorer
+
+if TYPE_CHECKING:
+    from tasks.verify.stored import Column
 
 _MOST_LETTERS = 300
 
@@ -41,6 +45,6 @@ def ask(
         return Failure(said, error.found.startswith(f"exit code {DataRejected.exit_code}:"))
 
 
-def taken(columns: Mapping[str, np.ndarray], rows: np.ndarray) -> dict[str, np.ndarray]:
+def taken(columns: Mapping[str, np.ndarray | Column], rows: np.ndarray) -> dict[str, np.ndarray]:
     """Rows of the columns, by their places."""
     return {name: array[rows] for name, array in columns.items()}

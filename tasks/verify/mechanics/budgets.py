@@ -20,11 +20,14 @@ _BUDGETS: Mapping[str, tuple[str, Callable[[float], float]]] = {
 def measure(
     limits: Mapping[str, Any], candidates: Sequence[Mapping[str, Any]], original: str, shipped: str
 ) -> list[Measured]:
-    """The limits of ``compress`` against what that stage measured; a limit without a figure is a problem.
+    """The limits of ``compress`` against what that stage measured.
+
+    A limit without a figure is a problem, but for ``max_slowdown``, which has a value where nobody asked for it. Its
+    line has no figures either: they differ from run to run, and a verdict must not where all is well.
 
     Args:
-        limits: settings of ``compress``: ``max_size_kib`` (KiB), ``min_speedup`` (a ratio), ``max_p99_ms``
-            (milliseconds), ``max_memory_mib`` (MiB); None is no limit.
+        limits: settings of ``compress``: ``max_slowdown`` (share of time above the original), ``max_size_kib`` (KiB),
+            ``min_speedup`` (a ratio), ``max_p99_ms`` (milliseconds), ``max_memory_mib`` (MiB); None is no limit.
         candidates: the table ``<artifacts>/runs/candidates.json``; of another target, its ``measured`` in their place.
         original: name of the original in the table.
         shipped: name of the exported file in it.
@@ -43,7 +46,17 @@ def measure(
         lines.append(
             Measured("budget", what, "at_most", 1, "INFEASIBLE", before, after, loss=after, margin=most(limit))
         )
+    if limits.get("max_slowdown") is not None:
+        lines.append(_slower(limits["max_slowdown"], table.get(shipped, {}).get("slowest")))
     return lines
+
+
+def _slower(most: float, least_time: float | None) -> Measured:
+    """Whether the file was shown to be slower than the original by more than a share, at any batch size."""
+    problems: tuple[str, ...] = ()
+    if least_time is not None and least_time > 1 + most:
+        problems = (f"a call takes at least {least_time:.3g} times the original's time, {1 + most:.6g} are allowed",)
+    return Measured("budget", "slower than the original", "nothing_found", 1, "INFEASIBLE", problems=problems)
 
 
 def _figures(row: Mapping[str, Any]) -> dict[str, float | None]:
@@ -53,6 +66,7 @@ def _figures(row: Mapping[str, Any]) -> dict[str, float | None]:
     p99 = None if smallest is None else laps[smallest]["p99_ms"]
     slowest = max((lap["ratio_high"] for lap in laps.values()), default=None)
     return {
+        "slowest": max((lap["ratio_low"] for lap in laps.values()), default=None),
         "max_size_kib": row.get("size_kib"),
         "min_speedup": slowest,
         "max_p99_ms": p99,

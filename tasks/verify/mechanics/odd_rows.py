@@ -64,6 +64,8 @@ def _compared(case: Case, ordinary: Mapping[str, np.ndarray], odd: list[Oddity])
         problems = tuple(filter(None, (_problem(odd[row], wanted[row], shipped[row]) for row in rows)))
         told = [_told(odd[row], shipped[row]) for row in rows if not _is_finite(shipped[row])]
         note = "; ".join(told) or "finite answers to all"
+        if case.original_file is None:
+            note += "; there is no float file to compare with"
         lines.append(
             Measured(
                 "mechanics", f"{kind} values", "nothing_found", len(rows), "ANOMALOUS", problems=problems, note=note

@@ -1,0 +1,142 @@
+"""The gate's page in a real Chromium: what a person sees, on a desk and on a phone, without any network."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import worlds
+from fault_world import Picture, answer, rewrite
+
+from tasks.core.errors import NotProven
+from tasks.core.stage import run_stage
+
+_CHROMIUM, _DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
+_CHECKS = ["slices", "flips", "calibration", "scores"]
+_PHONE = {"width": 390, "height": 844, "deviceScaleFactor": 2, "mobile": True}
+_OFFLINE = (
+    "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update",
+    "--disable-sync", "--no-first-run",
+)  # fmt: skip
+
+pytestmark = pytest.mark.skipif(not (_CHROMIUM and _DRIVER), reason="no Chromium here: sh tests/os_packages.sh")
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    from selenium import webdriver
+
+    options = webdriver.ChromeOptions()
+    options.binary_location = str(_CHROMIUM)
+    for argument in (*_OFFLINE, f"--user-data-dir={tmp_path_factory.mktemp('profile')}"):
+        options.add_argument(argument)
+    options.set_capability("goog:loggingPrefs", {"performance": "ALL", "browser": "ALL"})
+    driver = webdriver.Chrome(options, webdriver.ChromeService(str(_DRIVER)))
+    yield driver
+    driver.quit()
+
+
+@pytest.fixture(scope="module")
+def accepted(picture: Picture, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The page of an accepted file for pictures, whose answers were moved a little so that some of them flip."""
+    root = shutil.copytree(picture.root, tmp_path_factory.mktemp("accepted") / "world")
+    own = {"checks": _CHECKS, "margin": 0.1, "limits": {"changed": 0.5, "spoilt": 0.5}}
+    run_stage("verify", picture.settings({"verify": own}), root)
+    return root / "artifacts/verify/report.html"
+
+
+@pytest.fixture(scope="module")
+def rejected(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The page of a file whose answers are rounded to yes and no."""
+    root = shutil.copytree(tiny, tmp_path_factory.mktemp("rejected") / "world")
+    rewrite(root, answer("Round(raw)"))
+    own = {"checks": _CHECKS, "resamples": 300, "slices": ["carrier"], "min_slice_rows": 50}
+    with pytest.raises(NotProven):
+        run_stage("verify", worlds.write_params(root, {"verify": own}), root)
+    return root / "artifacts/rejected/verify/report.html"
+
+
+def opened(browser: Any, page: Path, phone: bool) -> Any:
+    """The page, shown at once: nothing of what was asked for lies outside it, and nothing went wrong."""
+    browser.get_log("performance"), browser.get_log("browser")
+    browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+    if phone:
+        browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", _PHONE)
+    browser.get(page.as_uri())
+    events = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
+    asked = {event["params"]["request"]["url"] for event in events if event["method"] == "Network.requestWillBeSent"}
+    assert {url for url in asked if not url.startswith("data:")} == {page.as_uri()}
+    assert browser.get_log("browser") == []
+    return browser
+
+
+def shown(browser: Any, selector: str) -> list[Any]:
+    """Elements that take room on the page."""
+    found = browser.find_elements("css selector", selector)
+    return [each for each in found if each.rect["width"] > 0 and each.rect["height"] > 0]
+
+
+@pytest.mark.parametrize("phone", [False, True], ids=["desk", "phone"])
+@pytest.mark.parametrize("which", ["accepted", "rejected"])
+def test_the_page_is_readable(browser: Any, request: pytest.FixtureRequest, which: str, phone: bool) -> None:
+    page = opened(browser, request.getfixturevalue(which), phone)
+    if phone:
+        assert page.execute_script("return document.documentElement.scrollWidth") <= _PHONE["width"]
+        assert page.execute_script("return window.innerWidth") == _PHONE["width"]
+    (verdict,) = shown(page, ".verdict")
+    assert verdict.rect["y"] < 120, "the verdict comes first"
+    said = {
+        "accepted": "ACCEPT. The exported file was shown to be as good",
+        "rejected": "REGRESSION. The exported file",
+    }
+    assert verdict.text.startswith(said[which])
+    lines = page.find_elements("css selector", ".lines tr")[1:]
+    assert all(line.text for line in lines)
+    assert len(shown(page, ".lines svg")) == len(page.find_elements("css selector", ".lines svg")) > 5
+    assert [figure.text for figure in shown(page, ".facts li b")] != []
+    headings = {heading.text for heading in shown(page, "h2")}
+    assert {"Every line of it", "Time of a call", "Before and after", "Figures on test", "Confusion"} <= headings
+
+
+@pytest.mark.parametrize("which", ["accepted", "rejected"])
+def test_what_is_drawn_is_what_was_measured(browser: Any, request: pytest.FixtureRequest, which: str) -> None:
+    path = request.getfixturevalue(which)
+    page, told = opened(browser, path, False), json.loads((path.parent / "verdict.json").read_text())
+    reliability = page.find_elements("css selector", 'svg[aria-label="reliability"] polyline')
+    points = [len(line.get_attribute("points").split()) for line in reliability]
+    curves = told["drawings"]["calibration"]
+    assert points == [len(curves[side]["rows"]) for side in ("original", "shipped")]
+    assert len(shown(page, "svg.times")) == 2 * len([fact for fact in shown(page, ".facts li") if "batch" in fact.text])
+    for svg in shown(page, "svg.times"):
+        assert "median" in svg.get_attribute("aria-label")
+    assert len(shown(page, ".gallery figure")) == len(told["drawings"]["flips"]["worst"]) > 0
+    pictures = shown(page, ".gallery img")
+    assert len(pictures) == (len(told["drawings"]["flips"]["worst"]) if which == "accepted" else 0)
+    assert all(page.execute_script("return arguments[0].naturalWidth", image) == 8 for image in pictures)
+
+
+def test_dark_and_light_have_contrast(browser: Any, accepted: Path) -> None:
+    """At least 4.5 to 1, as WCAG 2.1 asks of text."""
+    page = opened(browser, accepted, False)
+    for scheme in ("light", "dark"):
+        features = [{"name": "prefers-color-scheme", "value": scheme}]
+        page.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
+        for selector in ("h1", ".verdict", ".soft", "td.ACCEPT"):
+            ratio = page.execute_script(_CONTRAST, page.find_element("css selector", selector))
+            assert ratio >= 4.5, (scheme, selector)
+
+
+_CONTRAST = """
+const colour = text => text.match(/[\\d.]+/g).slice(0, 3).map(Number);
+const light = rgb => rgb.map(v => v / 255).map(v => v <= .03928 ? v / 12.92 : ((v + .055) / 1.055) ** 2.4)
+  .reduce((sum, v, i) => sum + v * [.2126, .7152, .0722][i], 0);
+let behind = arguments[0];
+while (getComputedStyle(behind).backgroundColor === 'rgba(0, 0, 0, 0)') behind = behind.parentElement;
+const [a, b] = [getComputedStyle(arguments[0]).color, getComputedStyle(behind).backgroundColor]
+  .map(colour).map(light).sort((x, y) => y - x);
+return (a + .05) / (b + .05);
+"""
