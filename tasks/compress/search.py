@@ -46,8 +46,9 @@ _MOST_OF = 0.8
 #: More passes than this teach a student nothing that pays.
 _MOST_PASSES = 60
 _MOST_SHAPES, _MOST_SHORT = 36, 8
-#: A shape that could not make so many in its share of the time does not lead.
-_ENOUGH_PASSES = 30
+#: A shape that could not make so many in its share of the time does not lead. (On Fashion-MNIST, 100 k weights learn
+#: more in these than 30 k in three times as many.)
+_ENOUGH_PASSES = 12
 _SCREEN_ROUNDS, _SCREEN_SECONDS = 30, 300.0
 
 
