@@ -148,7 +148,7 @@ def test_spreading_keeps_the_ends_and_begins_in_the_middle() -> None:
     assert sorted(search._spread(list(range(100)), 5)) == [0, 25, 50, 74, 99]
     order = search._spread(list(range(8)), 8)
     assert sorted(order) == list(range(8))
-    assert order[:4] == [4, 0, 6, 2]
+    assert order[:3] == [4, 2, 6]
 
 
 # A process of its own.
@@ -258,17 +258,20 @@ def bisect(drops: list[float], seconds: float = 300.0) -> list[str]:
 
 
 @pytest.mark.parametrize(
-    ("limits", "first"), [({}, "small"), ({"max_size_kib": 100.0}, "middle"), ({"min_speedup": 1.0}, "middle")]
+    ("limits", "first"), [({}, "middle"), ({"max_size_kib": 100.0}, "large"), ({"min_speedup": 1.0}, "large")]
 )
 def test_under_a_limit_the_most_capable_shape_that_can_be_taught_leads(limits: dict[str, float], first: str) -> None:
-    passes = {"small": 90, "middle": 50, "large": 3}
+    passes = {"tiny": 90, "small": 70, "middle": 50, "large": 20, "huge": 3}
     family: Any = SimpleNamespace(clock=SimpleNamespace(left=60.0), passes=lambda shape, seconds: passes[shape.name])
     ladder = [
         search.Screened(SimpleNamespace(name=name), 1, 1.0, capacity, 1.0)  # type: ignore[arg-type]
         for capacity, name in enumerate(passes, 1)
     ]
-    turns = search.Search(None, None, None, (1,), 0.01, **limits)._in_turn(family, ladder)  # type: ignore[arg-type]
+    within = search.Search(None, None, None, (1,), 0.01, **limits)  # type: ignore[arg-type]
+    turns = within._in_turn(family, ladder)
     assert next(one.shape.name for one in turns) == first
+    lead = within._lead(family, ladder[:1])
+    assert (lead is None) is (not limits), "what the short recoveries left over leads in its turn"
     assert sorted(one.shape.name for one in turns) == sorted(passes)
 
 
