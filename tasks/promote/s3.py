@@ -9,7 +9,6 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from deploy.signing import SUFFIX, signature_path
-
 from tasks.core import files
 from tasks.core.errors import IntegrityError, MachineError
 from tasks.promote.store import Blob, Moved

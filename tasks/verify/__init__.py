@@ -149,9 +149,9 @@ def _verdict(settings: StageSettings, judged: Sequence[_Judged], test: str) -> d
 
     The word is the gravest one, of several alike the first.
     """
+    from tasks.core.verdict import GRAVITY
     from tasks.verify import use
     from tasks.verify.published import told_of
-    from tasks.core.verdict import GRAVITY
 
     told = {
         (found := one.evidence).variant: told_of(

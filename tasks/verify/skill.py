@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from tasks.verify.case import Case
 from tasks.core.measured import Measured
+from tasks.verify.case import Case
 
 NAME = "the original against shuffled labels"
 #: A permutation test (Ojala and Garriga, JMLR 11, 2010): an original without any skill passes in one case of a hundred.
