@@ -27,7 +27,7 @@ from deploy import golden, signing
 from deploy.predictor import Predictor
 from deploy.server.__main__ import main
 
-TOKEN = "a-token-that-is-long-enough"
+TOKEN = "a-token-that-is-long-enough"  # noqa: S105 (of a server that lives as long as this file)
 HEADERS = MappingProxyType({"Authorization": f"Bearer {TOKEN}"})  # the client adds its own to what it is given
 LIMITS = {"--max-body": 60_000, "--max-rows": 64, "--max-concurrency": 6, "--max-seconds": 1.5, "--poll": 0.1}
 

@@ -1,4 +1,4 @@
-"""The server's parts in this process: every datatype, time limits, sources of versions, drift, what it tells of itself."""
+"""The server's parts in this process: datatypes, time limits, sources of versions, drift, what it tells of itself."""
 
 from __future__ import annotations
 
@@ -87,9 +87,7 @@ def asked(binary: bool, values: dict[str, np.ndarray]) -> list[triton.InferInput
 
 @pytest.mark.parametrize("binary_out", [True, False])
 @pytest.mark.parametrize("binary_in", [True, False])
-def test_every_datatype_comes_back_as_it_went(
-    echoing: tuple[str, Version], binary_in: bool, binary_out: bool
-) -> None:
+def test_every_datatype_comes_back_as_it_went(echoing: tuple[str, Version], binary_in: bool, binary_out: bool) -> None:
     values = arrays()
     if not (binary_in and binary_out):  # JSON has no infinity
         values["FP32"][1, 1] = values["FP64"][1, 1] = np.nan
@@ -160,6 +158,7 @@ def test_bound_to_a_device_the_answers_are_the_same(tmp_path: Path) -> None:
 def test_an_answer_that_takes_too_long_is_ended_and_the_next_one_is_given(tmp_path: Path) -> None:
     settings = settings_of("slow", limits=Limits(seconds=0.3), workers=1)
     with in_thread(slow(tmp_path / "1-slow"), settings) as (url, version):
+
         def ask(rows: int, width: int = 256) -> tuple[int, dict[str, str], bytes]:
             entry = {"name": "x", "datatype": "FP32", "shape": [rows, width],
                      "parameters": {"binary_data_size": 4 * rows * width}}  # fmt: skip
@@ -268,7 +267,7 @@ def test_what_is_served_is_counted_in_the_bins_that_export_counted_in(tmp_path: 
     n = 3000
     columns: dict[str, tuple[Tensor, np.ndarray]] = {
         "number": (Tensor("number", "FP32", (-1, 1)), random.normal(size=(n, 1)).astype(np.float32)),
-        "word": (Tensor("word", "BYTES", (-1, 1)), random.choice(["", "a", "ü", "rare"], (n, 1), p=[0.1, 0.5, 0.398, 0.002])),
+        "word": (Tensor("word", "BYTES", (-1, 1)), random.choice(["", "a", "ü"], (n, 1), p=[0.001, 0.5, 0.499])),
         "code": (Tensor("code", "INT64", (-1, 1)), random.choice([-(2**63), 0, 5], (n, 1))),
         "quantity": (Tensor("quantity", "INT64", (-1, 1)), random.integers(0, 10**6, (n, 1))),
         "when": (Tensor("when", "INT64", (-1, 1), format="timestamp"), random.integers(0, 2 * 10**15, (n, 1))),
@@ -277,10 +276,13 @@ def test_what_is_served_is_counted_in_the_bins_that_export_counted_in(tmp_path: 
         "history": (Tensor("history", "BYTES", (-1, -1)), random.choice(["", "i", "j"], (n, 6))),
     }  # fmt: skip
     columns["number"][1][:50] = np.nan
-    arrays = {name: array.astype(np.object_) if array.dtype.kind == "U" else array for name, (_, array) in columns.items()}
+    arrays = {
+        name: array.astype(np.object_) if array.dtype.kind == "U" else array for name, (_, array) in columns.items()
+    }
     chances = random.dirichlet([1, 1, 1], n).astype(np.float32)
     signature = Signature(
-        tuple(tensor for tensor, _ in columns.values()), (Tensor("probability", "FP32", (-1, 3), labels=("x", "y", "z")),)
+        tuple(tensor for tensor, _ in columns.values()),
+        (Tensor("probability", "FP32", (-1, 3), labels=("x", "y", "z")),),
     )
     splits = {name: {"train": array} for name, array in arrays.items()}
     made = reference(signature, splits, {"validation": chances}, frozenset({"who"}))
@@ -314,7 +316,9 @@ def test_the_image_has_what_the_lock_has_and_nothing_of_training() -> None:
     lines = (ROOT / "deploy" / "docker" / "requirements.txt").read_text().splitlines()
     pins = dict(line.split("==") for line in lines if not line.startswith("#"))
     locked = (ROOT / "requirements.lock").read_text().replace("onnxruntime-gpu", "onnxruntime")
-    assert [name for name, version in pins.items() if f"\n{name}=={version}" not in locked.lower().replace("_", "-")] == []
+    assert [
+        name for name, version in pins.items() if f"\n{name}=={version}" not in locked.lower().replace("_", "-")
+    ] == []
     assert not pins.keys() & {"torch", "dvc", "prefect", "pandas", "pyarrow", "onnx", "optuna", "great-expectations"}
     needed = Path(sources.__file__).parents[2] / "pyproject.toml"
     extras = tomllib.loads(needed.read_text())["project"]["optional-dependencies"]

@@ -19,10 +19,14 @@ ROOT = Path(__file__).parents[2]
 
 
 @contextmanager
-def process(command: list[str], url: str, core: int | None, log: Path, env: dict[str, str] | None = None) -> Iterator[int]:
+def process(
+    command: list[str], url: str, core: int | None, log: Path, env: dict[str, str] | None = None
+) -> Iterator[int]:
     """Run a server until the block ends; yields its process id when ``url`` answers."""
     with log.open("wb") as file:
-        running = subprocess.Popen(command, stdout=file, stderr=file, env=os.environ | (env or {}), start_new_session=True)
+        running = subprocess.Popen(
+            command, stdout=file, stderr=file, env=os.environ | (env or {}), start_new_session=True
+        )
         try:
             if core is not None:
                 os.sched_setaffinity(running.pid, {core})

@@ -48,7 +48,7 @@ def read(folder: Path, signature: Signature) -> dict[str, Count]:
         raise IntegrityError("a drift reference says how each tensor is binned", found, "export it again") from error
 
 
-def _count(spread: Mapping[str, Any], labels: tuple[Any, ...] | None = None) -> Count:
+def _count(spread: Mapping[str, Any], labels: tuple[Any, ...] | None = None) -> Count:  # noqa: PLR0911 (one for each kind)
     match spread["kind"]:
         case "number":
             edges = np.array(spread["edges"], np.float64)

@@ -22,7 +22,7 @@ class Metrics:
     """The counters of one process. ``version`` is the one that answered, or empty if none did."""
 
     def __init__(self, model: str) -> None:
-        disable_created_metrics()
+        disable_created_metrics()  # type: ignore[no-untyped-call]
         self._registry = CollectorRegistry()
         self._labels = {"model": model}
         self._requests: dict[tuple[str, int], Counter] = {}

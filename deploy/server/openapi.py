@@ -14,7 +14,7 @@ ERROR: dict[str, Any] = {"content": {"application/json": {"schema": {"$ref": "#/
 _ERROR_SCHEMA = {
     "type": "object",
     "required": ["error"],
-    "properties": {name: _TEXT for name in ("error", "expected", "found", "way_out")},
+    "properties": dict.fromkeys(("error", "expected", "found", "way_out"), _TEXT),
 }
 _REFUSALS = {
     400: "The request does not fit the model's signature",
@@ -32,7 +32,9 @@ _VALUES: dict[str, dict[str, Any]] = {
     "INT8": {"type": "integer", "minimum": -128, "maximum": 127},
     "INT32": {"type": "integer", "minimum": -(2**31), "maximum": 2**31 - 1},
     "INT64": {"type": ["integer", "null"], "minimum": -(2**63), "maximum": 2**63 - 1},
-    **dict.fromkeys(("FP16", "FP32", "FP64"), {"type": ["number", "null"]}),
+    "FP16": {"type": ["number", "null"]},
+    "FP32": {"type": ["number", "null"]},
+    "FP64": {"type": ["number", "null"]},
     "BYTES": {"type": ["string", "null"]},
 }
 
@@ -65,7 +67,10 @@ def _operation(name: str, asked: Any, told: Any, parameters: dict[str, str | Non
             for key, value in parameters.items()
         ],
         "requestBody": {"required": True, "content": {"application/json": {"schema": asked}}},
-        "responses": {"200": {"description": "Answered", "content": {"application/json": {"schema": told}}}, **refusals},
+        "responses": {
+            "200": {"description": "Answered", "content": {"application/json": {"schema": told}}},
+            **refusals,
+        },
     }
 
 
@@ -73,7 +78,11 @@ def _infer(signature: Signature) -> dict[str, Any]:
     names = [tensor.name for tensor in signature.outputs]
     output = {"type": "object", "required": ["name"], "properties": {"name": {"enum": names}}}
     properties = {"id": _TEXT, "parameters": {"type": "object"}, "outputs": {"type": "array", "items": output}}
-    return {"type": "object", "required": ["inputs"], "properties": {"inputs": _tensors(signature.inputs), **properties}}
+    return {
+        "type": "object",
+        "required": ["inputs"],
+        "properties": {"inputs": _tensors(signature.inputs), **properties},
+    }
 
 
 def _inferred(signature: Signature) -> dict[str, Any]:
@@ -87,7 +96,12 @@ def _inferred(signature: Signature) -> dict[str, Any]:
 
 def _tensors(tensors: tuple[Tensor, ...], least: int | None = None) -> dict[str, Any]:
     least = len(tensors) if least is None else least
-    return {"type": "array", "minItems": least, "maxItems": len(tensors), "items": {"anyOf": [_tensor(t) for t in tensors]}}
+    return {
+        "type": "array",
+        "minItems": least,
+        "maxItems": len(tensors),
+        "items": {"anyOf": [_tensor(t) for t in tensors]},
+    }
 
 
 def _tensor(tensor: Tensor) -> dict[str, Any]:

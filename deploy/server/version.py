@@ -102,9 +102,9 @@ class Version:
         return Answer(*responses.infer(request, outputs, self._outputs, self._head), request, outputs)
 
     def columns(
-        self, body: bytes, json_length: int | None, limits: Limits, options: onnxruntime.RunOptions | None = None
+        self, body: bytes, _json_length: int | None, limits: Limits, options: onnxruntime.RunOptions | None = None
     ) -> Answer:
-        """Answer columns by name; ``json_length`` has no meaning here."""
+        """Answer columns by name, which are JSON throughout."""
         request = requests.columns(body, self.signature, limits)
         outputs = self.run(request, options)
         return Answer(*responses.columns(outputs, self._head), request, outputs)
