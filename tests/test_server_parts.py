@@ -255,6 +255,9 @@ def test_the_openapi_document_has_the_predictions_with_the_model_s_signature(ech
     assert [item["properties"]["name"]["const"] for item in items] == [kind.lower() for kind in KINDS]
     assert {"200", "400", "401", "413", "415", "429", "503"} <= post_["responses"].keys()
     assert "/v2/health/ready" in told["paths"]
+    for route in ("infer", "rows"):  # its examples are answered
+        example = told["paths"][f"/v2/models/{{name}}/{route}"]["post"]["requestBody"]["content"]["application/json"]
+        assert post(f"{echoing[0]}/v2/models/echo/{route}", json.dumps(example["example"]).encode())[0] == 200
     assert not any("admin" in path or "load" in path for path in told["paths"])
 
 

@@ -31,7 +31,7 @@ def main() -> int:
     parser.add_argument("bundle", type=Path)
     parser.add_argument("--requests", type=int, default=20_000)
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--examples", type=int, default=300, help="of an operation in a round")
+    parser.add_argument("--examples", type=int, default=50, help="of an operation in a round")
     options = parser.parse_args()
     url, failed, seed = f"http://127.0.0.1:{PORT}", False, options.seed
     log = Path(tempfile.mkdtemp(prefix="serving-"), "assay.log")

@@ -2,8 +2,7 @@
 
     python benchmarks/serving/reload.py BUNDLE [--reloads 100] [--concurrency 8]
 
-Two versions that answer differently take turns at a stage of a store: the bundle, and a copy of it whose last constant
-was moved. Every response is held against what its version must answer.
+Versions that answer differently take turns at a stage of a store: copies of the bundle whose constants were scaled. Every response is held against what its version must answer.
 """
 
 from __future__ import annotations
@@ -100,15 +99,13 @@ async def under_load(
 
 
 def version(made: Path, folder: Path, number: int) -> Path:
-    """A bundle that answers a little differently: the greatest of its float constants is scaled by the number."""
+    """A bundle that answers a little differently: its float constants are scaled by the number."""
     partial = folder / f".partial-{number}"
     shutil.copytree(made, partial)
     model = onnx.load(partial / "model.onnx")
     floats = [one for one in model.graph.initializer if one.data_type == onnx.TensorProto.FLOAT]
-    largest = max(floats, key=lambda one: np.prod(one.dims))
-    largest.CopyFrom(
-        numpy_helper.from_array(numpy_helper.to_array(largest) * np.float32(1 + number / 50), largest.name)
-    )
+    for one in floats:
+        one.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(one) * np.float32(1 + number / 100), one.name))
     onnx.save(model, partial / "model.onnx")
     predictor = Predictor.open(partial, "cpu", 1)
     for path in (partial / "golden").glob("*.response.json"):

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,8 @@ def process(
                 running.wait(20)
             except subprocess.TimeoutExpired:
                 running.kill()
+            with suppress(ProcessLookupError):  # some peers leave workers behind, in the group that is theirs alone
+                os.killpg(running.pid, signal.SIGKILL)
 
 
 def _answers(url: str) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from fastapi import FastAPI
@@ -49,7 +50,10 @@ def document(app: FastAPI, model: str, signature: Signature) -> dict[str, Any]:
     for operations in whole["paths"].values():
         for operation in operations.values():
             operation["responses"].pop("422", None)  # FastAPI's own way to say 400, which no route of these has
-    routes = {"infer": (_infer(signature), _inferred(signature)), "rows": (_rows(signature), {"type": "object"})}
+    routes = {
+        "infer": (_content(_infer(signature), _one_row(signature)), _inferred(signature)),
+        "rows": (_content(_rows(signature), _one_row_of_columns(signature)), {"type": "object"}),
+    }
     for route, (asked, told) in routes.items():
         whole["paths"][f"/v2/models/{{name}}/{route}"] = {"post": _operation(route, asked, told, {"name": model})}
         both = {"name": model, "version": None}
@@ -66,12 +70,43 @@ def _operation(name: str, asked: Any, told: Any, parameters: dict[str, str | Non
             {"name": key, "in": "path", "required": True, "schema": _TEXT if value is None else {"enum": [value]}}
             for key, value in parameters.items()
         ],
-        "requestBody": {"required": True, "content": {"application/json": {"schema": asked}}},
+        "requestBody": {"required": True, "content": {"application/json": asked}},
         "responses": {
             "200": {"description": "Answered", "content": {"application/json": {"schema": told}}},
             **refusals,
         },
     }
+
+
+def _content(schema: dict[str, Any], example: dict[str, Any]) -> dict[str, Any]:
+    return {"schema": schema, "example": example}
+
+
+def _one_row(signature: Signature) -> dict[str, Any]:
+    """A request that the model answers."""
+
+    def entry(tensor: Tensor) -> dict[str, Any]:
+        shape = [1, *(1 if size == -1 else size for size in tensor.shape[1:])]
+        values = [_likely(tensor)] * math.prod(shape)
+        return {"name": tensor.name, "datatype": tensor.datatype, "shape": shape, "data": values}
+
+    return {"id": "example", "inputs": [entry(tensor) for tensor in signature.inputs]}
+
+
+def _one_row_of_columns(signature: Signature) -> dict[str, Any]:
+    def column(tensor: Tensor) -> list[Any]:
+        value: Any = _likely(tensor)
+        for size in reversed(tensor.shape[1:] if not tensor.is_column else ()):
+            value = [value] * (1 if size == -1 else size)
+        return [value]
+
+    return {"columns": {tensor.name: column(tensor) for tensor in signature.inputs}}
+
+
+def _likely(tensor: Tensor) -> Any:
+    if tensor.datatype in ("BOOL", "BYTES"):
+        return "" if tensor.datatype == "BYTES" else False
+    return tensor.range[0] if tensor.range is not None and tensor.datatype.startswith("FP") else 0
 
 
 def _infer(signature: Signature) -> dict[str, Any]:

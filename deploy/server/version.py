@@ -82,9 +82,7 @@ class Version:
             try:
                 asked = requests.infer(body, None, self.signature, _NO_LIMITS)
                 problems += case.differences(self.run(asked), self.provider)
-                started = time.perf_counter()
-                self.infer(body, None, _NO_LIMITS)
-                seconds = time.perf_counter() - started
+                seconds = min(self._seconds(body) for _ in range(3))  # the machine may be busy with something else
             except AssayError as error:
                 problems.append(f"golden case {case.name}: {error.found}")
             else:
@@ -92,6 +90,11 @@ class Version:
         if problems:
             rule = "a version answers its golden cases before it serves"
             raise IntegrityError(rule, f"{self.folder}: {'; '.join(problems)}", "export the bundle again")
+
+    def _seconds(self, body: bytes) -> float:
+        started = time.perf_counter()
+        self.infer(body, None, _NO_LIMITS)
+        return time.perf_counter() - started
 
     def infer(
         self, body: bytes, json_length: int | None, limits: Limits, options: onnxruntime.RunOptions | None = None
