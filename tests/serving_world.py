@@ -1,4 +1,4 @@
-"""Versions of the tiny bundle, a server in a process of its own, and the server's parts around any model in a thread."""
+"""Versions of the tiny bundle, a server in its own process, and the server's parts around any model in a thread."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -116,7 +117,7 @@ def slow(folder: Path) -> Path:
     """A model that multiplies for some seconds, in many nodes, and cannot do anything with a second axis of three."""
     steps = 400
     names = ["x", *(f"m{i}" for i in range(1, steps)), "product"]
-    nodes = [node("MatMul", f"{a} w", b) for a, b in zip(names, names[1:], strict=False)]
+    nodes = [node("MatMul", f"{a} w", b) for a, b in pairwise(names)]
     made = model(nodes, {"x": (TensorProto.FLOAT, ["N", "M"])}, {"product": (TensorProto.FLOAT, ["N", "M"])},
                  {"w": np.eye(256, dtype=np.float32)})  # fmt: skip
     return write_model(folder, made, (Tensor("x", "FP32", (-1, -1)),), (Tensor("product", "FP32", (-1, -1)),))

@@ -1,11 +1,13 @@
-"""The server's parts in this process: every datatype, time limits, sources of versions, drift, what it tells of itself."""
+"""The server's parts in this process: datatypes, time limits, sources of versions, drift, what it tells of itself."""
 
 from __future__ import annotations
 
 import hashlib
 import json
+import re
 import shutil
 import time
+import tomllib
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -15,18 +17,23 @@ from typing import Any
 import numpy as np
 import pytest
 import tritonclient.http as triton
-from serving_world import KINDS, echo, in_thread, publish, settings_of, slow
+from ruamel.yaml import YAML
+from serving_world import KINDS, ROOT, echo, in_thread, publish, settings_of, slow
 from tritonclient.utils import triton_to_np_dtype
 
 from deploy import signing
 from deploy.bundle import MANIFEST
 from deploy.errors import IntegrityError, UsageError
 from deploy.runtime import open_session
-from deploy.server import sources
+from deploy.server import bins, sources
+from deploy.server.__main__ import _parser
+from deploy.server.door import HEALTH
 from deploy.server.lineup import Lineup
 from deploy.server.metrics import Metrics
 from deploy.server.settings import Limits, Serving
 from deploy.server.version import Version, run_bound
+from deploy.signature import Signature, Tensor
+from tasks.export.drift import reference
 
 VALUES: dict[str, list[Any]] = {
     "BOOL": [True, False, False, True], "UINT8": [0, 255, 1, 2], "INT8": [-128, 127, 0, 1],
@@ -80,9 +87,7 @@ def asked(binary: bool, values: dict[str, np.ndarray]) -> list[triton.InferInput
 
 @pytest.mark.parametrize("binary_out", [True, False])
 @pytest.mark.parametrize("binary_in", [True, False])
-def test_every_datatype_comes_back_as_it_went(
-    echoing: tuple[str, Version], binary_in: bool, binary_out: bool
-) -> None:
+def test_every_datatype_comes_back_as_it_went(echoing: tuple[str, Version], binary_in: bool, binary_out: bool) -> None:
     values = arrays()
     if not (binary_in and binary_out):  # JSON has no infinity
         values["FP32"][1, 1] = values["FP64"][1, 1] = np.nan
@@ -153,6 +158,7 @@ def test_bound_to_a_device_the_answers_are_the_same(tmp_path: Path) -> None:
 def test_an_answer_that_takes_too_long_is_ended_and_the_next_one_is_given(tmp_path: Path) -> None:
     settings = settings_of("slow", limits=Limits(seconds=0.3), workers=1)
     with in_thread(slow(tmp_path / "1-slow"), settings) as (url, version):
+
         def ask(rows: int, width: int = 256) -> tuple[int, dict[str, str], bytes]:
             entry = {"name": "x", "datatype": "FP32", "shape": [rows, width],
                      "parameters": {"binary_data_size": 4 * rows * width}}  # fmt: skip
@@ -249,4 +255,131 @@ def test_the_openapi_document_has_the_predictions_with_the_model_s_signature(ech
     assert [item["properties"]["name"]["const"] for item in items] == [kind.lower() for kind in KINDS]
     assert {"200", "400", "401", "413", "415", "429", "503"} <= post_["responses"].keys()
     assert "/v2/health/ready" in told["paths"]
+    for route in ("infer", "rows"):  # its examples are answered
+        example = told["paths"][f"/v2/models/{{name}}/{route}"]["post"]["requestBody"]["content"]["application/json"]
+        assert post(f"{echoing[0]}/v2/models/echo/{route}", json.dumps(example["example"]).encode())[0] == 200
     assert not any("admin" in path or "load" in path for path in told["paths"])
+
+
+# Drift.
+
+
+def test_what_is_served_is_counted_in_the_bins_that_export_counted_in(tmp_path: Path) -> None:
+    """The rows that the reference was made of have its counts; those too small to tell are 0 there."""
+    random = np.random.default_rng(3)
+    n = 3000
+    columns: dict[str, tuple[Tensor, np.ndarray]] = {
+        "number": (Tensor("number", "FP32", (-1, 1)), random.normal(size=(n, 1)).astype(np.float32)),
+        "word": (Tensor("word", "BYTES", (-1, 1)), random.choice(["", "a", "ü"], (n, 1), p=[0.001, 0.5, 0.499])),
+        "code": (Tensor("code", "INT64", (-1, 1)), random.choice([-(2**63), 0, 5], (n, 1))),
+        "quantity": (Tensor("quantity", "INT64", (-1, 1)), random.integers(0, 10**6, (n, 1))),
+        "when": (Tensor("when", "INT64", (-1, 1), format="timestamp"), random.integers(0, 2 * 10**15, (n, 1))),
+        "who": (Tensor("who", "BYTES", (-1, 1)), random.choice(["", "x", "y"], (n, 1))),
+        "image": (Tensor("image", "UINT8", (-1, 4, 4)), random.integers(0, 255, (n, 4, 4)).astype(np.uint8)),
+        "history": (Tensor("history", "BYTES", (-1, -1)), random.choice(["", "i", "j"], (n, 6))),
+    }  # fmt: skip
+    columns["number"][1][:50] = np.nan
+    arrays = {
+        name: array.astype(np.object_) if array.dtype.kind == "U" else array for name, (_, array) in columns.items()
+    }
+    chances = random.dirichlet([1, 1, 1], n).astype(np.float32)
+    signature = Signature(
+        tuple(tensor for tensor, _ in columns.values()),
+        (Tensor("probability", "FP32", (-1, 3), labels=("x", "y", "z")),),
+    )
+    splits = {name: {"train": array} for name, array in arrays.items()}
+    made = reference(signature, splits, {"validation": chances}, frozenset({"who"}))
+    (tmp_path / bins.NAME).write_text(json.dumps(made))
+    counts = bins.read(tmp_path, signature)
+    assert counts.keys() == {*arrays, "probability"}
+
+    def kept(spread: dict[str, Any], split: str) -> dict[str, int]:
+        if "counts" not in spread:
+            parts = {name: kept(part, split) for name, part in spread.items() if name != "kind"}
+            return {f"{part}:{name}": count for part, found in parts.items() for name, count in found.items()}
+        names = [str(place) for place in range(len(spread["counts"][split]) - 1)] + ["missing"]
+        if spread["kind"] in ("category", "identifier"):
+            names[-2] = "other"
+        return {name: count for name, count in zip(names, spread["counts"][split], strict=True) if count}
+
+    for name, array in (arrays | {"probability": chances}).items():
+        spread, split = (made["features"] | made["predictions"])[name], "train" if name in arrays else "validation"
+        assert {k: v for k, v in counts[name](array).items() if v >= made["least_count"]} == kept(spread, split), name
+    (tmp_path / bins.NAME).write_text('{"features": {"number": {"kind": "shape"}}, "predictions": {}}')
+    with pytest.raises(IntegrityError, match="kind 'shape'"):
+        bins.read(tmp_path, signature)
+    (tmp_path / bins.NAME).unlink()
+    assert bins.read(tmp_path, signature) == {}
+
+
+# The files around it.
+
+
+def test_the_image_has_what_the_lock_has_and_nothing_of_training() -> None:
+    lines = (ROOT / "deploy" / "docker" / "requirements.txt").read_text().splitlines()
+    pins = dict(line.split("==") for line in lines if not line.startswith("#"))
+    locked = (ROOT / "requirements.lock").read_text().replace("onnxruntime-gpu", "onnxruntime")
+    assert [
+        name for name, version in pins.items() if f"\n{name}=={version}" not in locked.lower().replace("_", "-")
+    ] == []
+    assert not pins.keys() & {"torch", "dvc", "prefect", "pandas", "pyarrow", "onnx", "optuna", "great-expectations"}
+    needed = Path(sources.__file__).parents[2] / "pyproject.toml"
+    extras = tomllib.loads(needed.read_text())["project"]["optional-dependencies"]
+    named = {re.split(r"[<>=;\[]", line)[0] for extra in ("serve", "sign") for line in extras[extra]}
+    assert named <= pins.keys()
+
+
+def test_the_image_is_pinned_and_not_run_as_root() -> None:
+    docker = (ROOT / "deploy" / "docker" / "Dockerfile").read_text()
+    bases = re.findall(r"^FROM (\S+)", docker, re.MULTILINE)
+    assert bases == ["python:3.11-slim-bookworm@${PYTHON_DIGEST}"] * 2
+    assert re.search(r"^ARG PYTHON_DIGEST$", docker, re.MULTILINE), "a digest that is forgotten must end the build"
+    assert re.search(r"^USER 10001:10001$", docker, re.MULTILINE)
+    service = read_yaml("docker/compose.yaml")["services"]["model"]
+    assert service["build"]["args"]["PYTHON_DIGEST"].startswith("${PYTHON_DIGEST:?")
+    assert (service["read_only"], service["cap_drop"], service["user"]) == (True, ["ALL"], "10001:10001")
+    _parser().parse_args([re.sub(r"\$\{(\w+).*", r"\1", word) for word in service["command"]])
+
+
+def test_kserve_s_file_runs_this_server_with_this_server_s_probes(echoing: tuple[str, Version]) -> None:
+    service = read_yaml("kubernetes/inference-service.yaml")
+    assert (service["apiVersion"], service["kind"]) == ("serving.kserve.io/v1beta1", "InferenceService")
+    (container,) = service["spec"]["predictor"]["containers"]
+    options = _parser().parse_args(container["args"])
+    assert str(options.folder) == "/mnt/models"
+    mounts = {mount["mountPath"] for mount in container["volumeMounts"]}
+    assert {f"/{path.parts[1]}" for path in (options.key, options.token_file)} == mounts
+    assert {volume["name"] for volume in service["spec"]["predictor"]["volumes"]} == {
+        mount["name"] for mount in container["volumeMounts"]
+    }
+    for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
+        path = container[probe]["httpGet"]["path"]
+        assert path in HEALTH
+        assert urllib.request.urlopen(f"http://{echoing[0]}{path}", timeout=20).status == 200
+    assert container["securityContext"]["readOnlyRootFilesystem"] is True
+    assert "@sha256:" in container["image"]
+
+
+def test_argo_s_questions_are_about_metrics_that_there_are(echoing: tuple[str, Version]) -> None:
+    template = read_yaml("kubernetes/analysis-template.yaml")
+    assert (template["apiVersion"], template["kind"]) == ("argoproj.io/v1alpha1", "AnalysisTemplate")
+    post(f"{echoing[0]}/v2/models/echo/infer", b"{}")
+    empty = [{"name": k.lower(), "datatype": k, "shape": [0, 2], "data": []} for k in KINDS]
+    assert post(f"{echoing[0]}/v2/models/echo/infer", json.dumps({"inputs": empty}).encode())[0] == 200
+    with urllib.request.urlopen(f"http://{echoing[0]}/metrics", timeout=20) as response:
+        page = response.read().decode()
+    there = {line.partition("{")[0]: set(re.findall(r'(\w+)="', line)) for line in page.splitlines() if "{" in line}
+    there["assay_version"] = {"model", "version", "provider"}  # the lineup says it, which `echoing` has none of
+    arguments = {argument["name"] for argument in template["spec"]["args"]}
+    for metric in template["spec"]["metrics"]:
+        query = metric["provider"]["prometheus"]["query"]
+        asked = re.findall(r"(assay_\w+)\{([^}]*(?:\}\}[^}]*)*)\}", query)
+        assert asked
+        for name, labels in asked:
+            assert set(re.findall(r'(\w+)=~?"', labels)) <= there[name], name
+        assert set(re.findall(r"\{\{args\.(\w+)\}\}", query)) <= arguments
+        assert query.count("(") == query.count(")")
+
+
+def read_yaml(name: str) -> Any:
+    return YAML(typ="safe").load((ROOT / "deploy" / name).read_text())

@@ -61,7 +61,9 @@ class _Connection(asyncio.Protocol):
             head = self._received[:end].lower()
             start = head.find(_LENGTH) + len(_LENGTH)
             assert start >= len(_LENGTH), "the response must have a Content-Length"
-            self._expected = end + len(_END) + int(head[start : head.find(b"\r\n", start) if b"\r\n" in head[start:] else None])
+            self._expected = (
+                end + len(_END) + int(head[start : head.find(b"\r\n", start) if b"\r\n" in head[start:] else None])
+            )
         if len(self._received) < self._expected:
             return
         if self._received[9:12] == b"200":
@@ -103,16 +105,18 @@ def run(
 
 
 async def run_in_loop(
-    url: str, sent: bytes, concurrency: int, seconds: float, most: float, look: Callable[[bytes], None] | None
-) -> Outcome:
-    """:func:`run`, inside a loop that does something else besides."""
+    url: str, sent: bytes, concurrency: int, seconds: float, most: float, look: Callable[[bytes], None] | None,
+    stopped: Callable[[], bool] = lambda: False,
+) -> Outcome:  # fmt: skip
+    """:func:`run`, inside a loop that does something else besides; ``stopped`` ends it, too."""
     outcome = Outcome()
     started = time.perf_counter()
 
     def again(response: bytes) -> bool:
         if look is not None:
             look(response)
-        return time.perf_counter() - started < seconds and len(outcome.seconds) + outcome.failed < most
+        enough = time.perf_counter() - started >= seconds or len(outcome.seconds) + outcome.failed >= most
+        return not (enough or stopped())
 
     parts = urlsplit(url)
     assert parts.hostname in ("127.0.0.1", "localhost"), "load goes to this machine only"

@@ -79,7 +79,8 @@ def measure(bundle: Path, options: argparse.Namespace) -> dict[str, Any]:
             port += 1
             python = options.peers.resolve() / peer / "bin" / "python"
             env = {"MODEL": str(bundle.resolve() / "model.onnx"), "PORT": str(port), "PYTHONPATH": str(HERE / "peer"),
-                   "BENTOML_DO_NOT_TRACK": "true", "DO_NOT_TRACK": "1", "MLSERVER_LOGGING_SETTINGS": str(scratch / "logging.json"),
+                   "BENTOML_DO_NOT_TRACK": "true", "DO_NOT_TRACK": "1",
+                   "MLSERVER_LOGGING_SETTINGS": str(scratch / "logging.json"),
                    "PATH": f"{python.parent}:{os.environ['PATH']}"}  # fmt: skip
             made = process(command(peer, python, port, scratch), f"http://127.0.0.1:{port}{ALIVE[peer]}",
                            options.server_core, scratch / f"{peer}.log", env)  # fmt: skip

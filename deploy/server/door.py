@@ -54,7 +54,11 @@ class Door:
         version, route = self._route(path)
         name = version.name if version is not None else ""
         try:
-            if self._tokens is not None and path not in HEALTH and not self._tokens.accept(headers.get(b"authorization")):
+            if (
+                self._tokens is not None
+                and path not in HEALTH
+                and not self._tokens.accept(headers.get(b"authorization"))
+            ):
                 raise _no_token()
             if version is None:
                 await self._pages(scope, receive, send)

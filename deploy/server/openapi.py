@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from fastapi import FastAPI
@@ -14,7 +15,7 @@ ERROR: dict[str, Any] = {"content": {"application/json": {"schema": {"$ref": "#/
 _ERROR_SCHEMA = {
     "type": "object",
     "required": ["error"],
-    "properties": {name: _TEXT for name in ("error", "expected", "found", "way_out")},
+    "properties": dict.fromkeys(("error", "expected", "found", "way_out"), _TEXT),
 }
 _REFUSALS = {
     400: "The request does not fit the model's signature",
@@ -32,7 +33,9 @@ _VALUES: dict[str, dict[str, Any]] = {
     "INT8": {"type": "integer", "minimum": -128, "maximum": 127},
     "INT32": {"type": "integer", "minimum": -(2**31), "maximum": 2**31 - 1},
     "INT64": {"type": ["integer", "null"], "minimum": -(2**63), "maximum": 2**63 - 1},
-    **dict.fromkeys(("FP16", "FP32", "FP64"), {"type": ["number", "null"]}),
+    "FP16": {"type": ["number", "null"]},
+    "FP32": {"type": ["number", "null"]},
+    "FP64": {"type": ["number", "null"]},
     "BYTES": {"type": ["string", "null"]},
 }
 
@@ -47,7 +50,10 @@ def document(app: FastAPI, model: str, signature: Signature) -> dict[str, Any]:
     for operations in whole["paths"].values():
         for operation in operations.values():
             operation["responses"].pop("422", None)  # FastAPI's own way to say 400, which no route of these has
-    routes = {"infer": (_infer(signature), _inferred(signature)), "rows": (_rows(signature), {"type": "object"})}
+    routes = {
+        "infer": (_content(_infer(signature), _one_row(signature)), _inferred(signature)),
+        "rows": (_content(_rows(signature), _one_row_of_columns(signature)), {"type": "object"}),
+    }
     for route, (asked, told) in routes.items():
         whole["paths"][f"/v2/models/{{name}}/{route}"] = {"post": _operation(route, asked, told, {"name": model})}
         both = {"name": model, "version": None}
@@ -64,16 +70,54 @@ def _operation(name: str, asked: Any, told: Any, parameters: dict[str, str | Non
             {"name": key, "in": "path", "required": True, "schema": _TEXT if value is None else {"enum": [value]}}
             for key, value in parameters.items()
         ],
-        "requestBody": {"required": True, "content": {"application/json": {"schema": asked}}},
-        "responses": {"200": {"description": "Answered", "content": {"application/json": {"schema": told}}}, **refusals},
+        "requestBody": {"required": True, "content": {"application/json": asked}},
+        "responses": {
+            "200": {"description": "Answered", "content": {"application/json": {"schema": told}}},
+            **refusals,
+        },
     }
+
+
+def _content(schema: dict[str, Any], example: dict[str, Any]) -> dict[str, Any]:
+    return {"schema": schema, "example": example}
+
+
+def _one_row(signature: Signature) -> dict[str, Any]:
+    """A request that the model answers."""
+
+    def entry(tensor: Tensor) -> dict[str, Any]:
+        shape = [1, *(1 if size == -1 else size for size in tensor.shape[1:])]
+        values = [_likely(tensor)] * math.prod(shape)
+        return {"name": tensor.name, "datatype": tensor.datatype, "shape": shape, "data": values}
+
+    return {"id": "example", "inputs": [entry(tensor) for tensor in signature.inputs]}
+
+
+def _one_row_of_columns(signature: Signature) -> dict[str, Any]:
+    def column(tensor: Tensor) -> list[Any]:
+        value: Any = _likely(tensor)
+        for size in reversed(tensor.shape[1:] if not tensor.is_column else ()):
+            value = [value] * (1 if size == -1 else size)
+        return [value]
+
+    return {"columns": {tensor.name: column(tensor) for tensor in signature.inputs}}
+
+
+def _likely(tensor: Tensor) -> Any:
+    if tensor.datatype in ("BOOL", "BYTES"):
+        return "" if tensor.datatype == "BYTES" else False
+    return tensor.range[0] if tensor.range is not None and tensor.datatype.startswith("FP") else 0
 
 
 def _infer(signature: Signature) -> dict[str, Any]:
     names = [tensor.name for tensor in signature.outputs]
     output = {"type": "object", "required": ["name"], "properties": {"name": {"enum": names}}}
     properties = {"id": _TEXT, "parameters": {"type": "object"}, "outputs": {"type": "array", "items": output}}
-    return {"type": "object", "required": ["inputs"], "properties": {"inputs": _tensors(signature.inputs), **properties}}
+    return {
+        "type": "object",
+        "required": ["inputs"],
+        "properties": {"inputs": _tensors(signature.inputs), **properties},
+    }
 
 
 def _inferred(signature: Signature) -> dict[str, Any]:
@@ -87,7 +131,12 @@ def _inferred(signature: Signature) -> dict[str, Any]:
 
 def _tensors(tensors: tuple[Tensor, ...], least: int | None = None) -> dict[str, Any]:
     least = len(tensors) if least is None else least
-    return {"type": "array", "minItems": least, "maxItems": len(tensors), "items": {"anyOf": [_tensor(t) for t in tensors]}}
+    return {
+        "type": "array",
+        "minItems": least,
+        "maxItems": len(tensors),
+        "items": {"anyOf": [_tensor(t) for t in tensors]},
+    }
 
 
 def _tensor(tensor: Tensor) -> dict[str, Any]:

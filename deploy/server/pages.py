@@ -139,7 +139,12 @@ def pages(
 
 def _described(tensors: tuple[Tensor, ...]) -> list[TensorMetadata]:
     def more(tensor: Tensor) -> dict[str, Any]:
-        known = {"description": tensor.description, "range": tensor.range, "labels": tensor.labels, "format": tensor.format}
+        known = {
+            "description": tensor.description,
+            "range": tensor.range,
+            "labels": tensor.labels,
+            "format": tensor.format,
+        }
         return {key: value for key, value in known.items() if value}
 
     return [TensorMetadata(one.name, one.datatype, list(one.shape), more(one)) for one in tensors]

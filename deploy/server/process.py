@@ -48,7 +48,12 @@ def serve(source: Source, settings: Settings) -> None:
 
 
 def _run(
-    listening: socket.socket, lineup: Lineup, settings: Settings, tokens: Tokens | None, metrics: Metrics, started: float
+    listening: socket.socket,
+    lineup: Lineup,
+    settings: Settings,
+    tokens: Tokens | None,
+    metrics: Metrics,
+    started: float,
 ) -> None:
     drift = Drift(metrics)
     release = _release()

@@ -72,7 +72,9 @@ def from_bytes(data: memoryview, shape: tuple[int, ...], tensor: Tensor) -> np.n
         return _texts(data, count).reshape(shape)
     dtype = np.dtype(NUMPY[tensor.datatype])
     if len(data) != count * dtype.itemsize:
-        raise ValueError(f"shape {list(shape)} of {tensor.datatype} needs {count * dtype.itemsize} bytes, got {len(data)}")
+        raise ValueError(
+            f"shape {list(shape)} of {tensor.datatype} needs {count * dtype.itemsize} bytes, got {len(data)}"
+        )
     if tensor.datatype == "BOOL" and not set(bytes(data)) <= {0, 1}:
         raise ValueError("each boolean must be a byte 0 or 1")
     array = np.frombuffer(data, dtype)

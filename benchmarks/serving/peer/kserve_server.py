@@ -19,7 +19,7 @@ class Served(Model):
         self.outputs = [output.name for output in self.session.get_outputs()]
         self.ready = True
 
-    async def predict(self, payload: InferRequest, headers: Any = None, response_headers: Any = None) -> InferResponse:
+    async def predict(self, payload: InferRequest, *_: Any, **__: Any) -> InferResponse:
         tensors = {i.name: model.np.array(i.data, model.DTYPES[i.datatype]).reshape(i.shape) for i in payload.inputs}
         made = []
         for name, array in zip(self.outputs, self.session.run(self.outputs, tensors), strict=True):
@@ -32,4 +32,6 @@ class Served(Model):
 
 if __name__ == "__main__":
     logging.disable(logging.WARNING)
-    ModelServer(http_port=int(os.environ["PORT"]), workers=1, enable_grpc=False, access_log_format=None).start([Served()])
+    ModelServer(http_port=int(os.environ["PORT"]), workers=1, enable_grpc=False, access_log_format=None).start(
+        [Served()]
+    )

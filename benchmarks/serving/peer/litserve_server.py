@@ -13,7 +13,7 @@ import numpy as np
 class Api(litserve.LitAPI):
     """Decode, predict, encode."""
 
-    def setup(self, device: str) -> None:
+    def setup(self, _device: str) -> None:
         self.session = model.session()
         self.names = [output.name for output in self.session.get_outputs()]
 

@@ -13,7 +13,7 @@ class Runtime(MLModel):
 
     async def load(self) -> bool:
         self.session = model.session()
-        self.outputs = [output.name for output in self.session.get_outputs()]
+        self.names = [output.name for output in self.session.get_outputs()]
         return True
 
     async def predict(self, payload: InferenceRequest) -> InferenceResponse:
@@ -22,6 +22,6 @@ class Runtime(MLModel):
         }
         made = [
             (StringCodec if array.dtype == object else NumpyCodec).encode_output(name, array)
-            for name, array in zip(self.outputs, self.session.run(self.outputs, tensors), strict=True)
+            for name, array in zip(self.names, self.session.run(self.names, tensors), strict=True)
         ]
         return InferenceResponse(model_name=self.name, outputs=made)
