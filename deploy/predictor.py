@@ -21,11 +21,21 @@ _MOST_ROWS, _MOST_BYTES = 4096, 32 << 20
 
 
 class Predictor:
-    """A loaded model. ``signature`` says what it takes and gives, ``provider`` what it really runs on."""
+    """A loaded model.
 
-    def __init__(self, session: onnxruntime.InferenceSession, signature: Signature) -> None:
-        self._session = session
+    Attributes:
+        session: of onnxruntime.
+        signature: what it takes and gives.
+        provider: what it really runs on.
+        folder: where its ``model.onnx`` lies, the bundle or a variant in it; None if it was not loaded from there.
+    """
+
+    def __init__(
+        self, session: onnxruntime.InferenceSession, signature: Signature, folder: Path | None = None
+    ) -> None:
+        self.session = session
         self.signature = signature
+        self.folder = folder
         self.provider = provider(session)
 
     @staticmethod
@@ -69,7 +79,7 @@ class Predictor:
                 f"{folder}: they differ in {', '.join(differ)}",
                 "fetch or build the bundle anew",
             )
-        return Predictor(session, signature)
+        return Predictor(session, signature, folder)
 
     def predict(self, columns: Mapping[str, np.ndarray], batch: int | None = None) -> dict[str, np.ndarray]:
         """Answer raw rows.
@@ -91,7 +101,7 @@ class Predictor:
         names = [tensor.name for tensor in self.signature.outputs]
         # Some kernels of onnxruntime divide by the number of rows, and end the process when it is zero.
         parts = [
-            self._session.run(names, {name: array[start : start + size] for name, array in tensors.items()})
+            self.session.run(names, {name: array[start : start + size] for name, array in tensors.items()})
             for start in range(0, rows, size)
         ] or [self.signature.empty_outputs()]
         return {name: np.concatenate(arrays) for name, arrays in zip(names, zip(*parts, strict=True), strict=True)}

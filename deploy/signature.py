@@ -8,6 +8,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +67,11 @@ class Signature:
 
     inputs: tuple[Tensor, ...]
     outputs: tuple[Tensor, ...]
+
+    @cached_property
+    def input_by_name(self) -> dict[str, Tensor]:
+        """The inputs by their names."""
+        return {tensor.name: tensor for tensor in self.inputs}
 
     def as_dict(self) -> dict[str, Any]:
         """Plain JSON values; empty fields are left out."""

@@ -106,6 +106,32 @@ def predict(
                 path.replace(out)
 
 
+@app.command()
+def serve(
+    what: Annotated[
+        str, typer.Argument(help="dist/NAME/VERSION, dist/NAME (follows its newest version), or NAME@STAGE.")
+    ],
+    store: Annotated[Path | None, typer.Option("--store", help="Store of promoted bundles, for NAME@STAGE.")] = None,
+    key: Annotated[Path | None, typer.Option("--key", help="Public key that bundles must be signed with.")] = None,
+    unsigned: Annotated[bool, typer.Option("--unsigned", help="Serve without checking who made a bundle.")] = False,
+    token_file: Annotated[Path | None, typer.Option("--token-file", help="One accepted bearer token a line.")] = None,
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="0 is any free one.")] = 8080,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or tensorrt.")] = "auto",
+) -> None:
+    """Serve a bundle over HTTP (`python -m deploy.server --help` has every limit).
+
+    Exit codes: 0 stopped, 2 usage or the machine, 5 a bundle that is not what its signature or golden answers say.
+    """
+    from deploy.server.__main__ import main
+
+    name, at, stage = what.partition("@")
+    given: dict[str, object] = {"--store": store, "--name": name, "--stage": stage} if at and store else {}
+    given |= {"--key": key, "--token-file": token_file, "--host": host, "--port": port, "--device": device}
+    options = [f"{option}={value}" for option, value in given.items() if value is not None]
+    raise typer.Exit(main([*([] if at and store else [what]), *options, *(["--unsigned"] if unsigned else [])]))
+
+
 @app.command("verify-model")
 def verify_model(
     original: Annotated[Path, typer.Argument(help="ONNX file that the candidate must be as good as.")],
