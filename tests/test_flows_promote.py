@@ -56,7 +56,7 @@ def test_dvc_fetches_what_serves_at_a_stage(done_project: Path) -> None:
 @pytest.mark.parametrize(
     ("before", "after", "found"),
     [
-        ("artifacts:", "artifacts: [", "must be able to read the repository"),
+        ("artifacts:", "artifacts: [", "must be YAML"),
         ("/export\n    type", "/verify\n    type", "its path is artifacts/verify"),
         ("  ${base.name}:\n    path", "  another:\n    path", "it is not there"),
     ],
@@ -125,7 +125,7 @@ def test_the_commands(reported: Path) -> None:
 @pytest.fixture(scope="module")
 def prefect(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A running Prefect server's API."""
-    with TemporaryServer(tmp_path_factory.mktemp("prefect")) as running:
+    with TemporaryServer(tmp_path_factory.mktemp("prefect"), start_seconds=300) as running:
         url = running.ready()
         with temporary_settings({PREFECT_API_URL: url}):
             yield url
