@@ -64,10 +64,7 @@ def carry_out(wanted: Wanted, conduct: room.Conduct, ask_person: AskPerson) -> s
     entry, new = room.promote(asked, conduct)
     now = "now serves" if new else "serves already"
     said = f"{entry.name}: {entry.stage} {now} {entry.version} (revision {entry.revision})"
-    if entry.gates["origin"] != "PASS":
-        return f"{said}; not tagged in Git, as this commit is not shown to be the bundle's"
-    version = registry.tag(pipeline, artifact, entry.version, entry.stage)
-    return f"{said}; tagged {artifact}@{version}"
+    return f"{said}; {_tagged(pipeline, artifact, entry)}"
 
 
 def plain(wanted: Wanted) -> str:
@@ -81,9 +78,7 @@ def rollback(name: str, stage: str, version: str | None, params: Path, reason: s
     artifact = registry.artifact(pipeline)
     entry = room.rollback(_asked(pipeline, name, stage, version, reason), tell)
     said = f"{entry.name}: {entry.stage} serves {entry.version} again (revision {entry.revision})"
-    if not registry.is_registered(pipeline, artifact, entry.version):
-        return f"{said}; not tagged in Git, as it never was"
-    return f"{said}; tagged {artifact}@{registry.tag(pipeline, artifact, entry.version, stage)}"
+    return f"{said}; {_tagged(pipeline, artifact, entry)}"
 
 
 def approve(name: str, version: str, stage: str, params: Path, key: Path, out: Path) -> str:
@@ -106,6 +101,13 @@ def history(name: str, params: Path) -> Iterator[str]:
         yield "; ".join([*about, f"FORCED: {gates}" if one.forced else gates])
     yield from notes
     yield f"{len(moves)} moves; the chain holds"
+
+
+def _tagged(pipeline: Pipeline, artifact: str, entry: room.Entry) -> str:
+    """Tag what a stage serves now, unless nothing shows that the repository's commit is the bundle's."""
+    if entry.gates.get("origin") != "PASS" and not registry.is_registered(pipeline, artifact, entry.version):
+        return "not tagged in Git, as nothing shows which commit is the bundle's"
+    return f"tagged {artifact}@{registry.tag(pipeline, artifact, entry.version, entry.stage, entry.commit or 'HEAD')}"
 
 
 def _asked(pipeline: Pipeline, name: str, stage: str, version: str | None, reason: str) -> room.Asked:

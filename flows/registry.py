@@ -57,14 +57,15 @@ def is_registered(pipeline: Pipeline, name: str, bundle: str) -> bool:
             return False
 
 
-def tag(pipeline: Pipeline, name: str, bundle: str, stage: str) -> str:
-    """Register the bundle's version at the present commit, unless it is registered, and give it the stage.
+def tag(pipeline: Pipeline, name: str, bundle: str, stage: str, commit: str) -> str:
+    """Register the bundle's version at a commit, unless it is registered, and give it the stage.
 
     Args:
         pipeline: of the model.
         name: see :func:`artifact`.
         bundle: its version.
         stage: that it serves at now.
+        commit: whose ``dvc.lock`` names the bundle's output of `export`.
 
     Returns:
         The version.
@@ -77,7 +78,7 @@ def tag(pipeline: Pipeline, name: str, bundle: str, stage: str) -> str:
     version, repo = version_of(bundle), str(pipeline.repo)
     with _told(pipeline):
         if not is_registered(pipeline, name, bundle):
-            api.register(repo, name, "HEAD", version, message=f"{pipeline.settings.base.name} {bundle}")
+            api.register(repo, name, commit, version, message=f"{pipeline.settings.base.name} {bundle}")
         serves = api.find_versions_in_stage(repo, name, stage) or []
         if version not in {one.version for one in serves[:1]}:
             api.assign(repo, name, stage, version=version, force=True)  # it may have been there before

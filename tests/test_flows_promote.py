@@ -39,15 +39,15 @@ def test_dvc_fetches_what_serves_at_a_stage(done_project: Path) -> None:
     name = registry.artifact(pipeline)
     assert name == NAME
     for stage in ("staging", "prod", "prod"):
-        assert registry.tag(pipeline, name, "1-abc", stage) == "v1.0.0"
+        assert registry.tag(pipeline, name, "1-abc", stage, "HEAD") == "v1.0.0"
     assert tags(root) == ["tiny#prod#2", "tiny#staging#1", "tiny@v1.0.0"]
     fake_pipeline.run(root, "dvc", "artifacts", "get", ".", NAME, "--stage", "prod", "--out", "got")
     assert (root / "got" / "content.txt").read_text() == (root / "artifacts" / "export" / "content.txt").read_text()
     fake_pipeline.commit(root)
-    registry.tag(pipeline, name, "2-abd", "prod")
+    registry.tag(pipeline, name, "2-abd", "prod", "HEAD")
     assert registry.is_registered(pipeline, name, "2-abd")
     assert not registry.is_registered(pipeline, name, "3-abd")
-    registry.tag(pipeline, name, "1-abc", "prod")  # a rollback
+    registry.tag(pipeline, name, "1-abc", "prod", "HEAD")  # a rollback
     assert tags(root)[:3] == ["tiny#prod#2", "tiny#prod#3", "tiny#prod#4"]
     first, last = (fake_pipeline.git(root, "rev-list", "-n1", tag) for tag in ("tiny@v1.0.0", "tiny#prod#4"))
     assert first == last
@@ -55,9 +55,12 @@ def test_dvc_fetches_what_serves_at_a_stage(done_project: Path) -> None:
 
 @pytest.mark.parametrize(
     ("before", "after", "found"),
-    [("artifacts:", "artifacts: [", "must be able to read the repository"), ("/export\n    type", "/verify\n    type", "its path is artifacts/verify"),
-     ("  ${base.name}:\n    path", "  another:\n    path", "it is not there")],
-)  # fmt: skip
+    [
+        ("artifacts:", "artifacts: [", "must be YAML"),
+        ("/export\n    type", "/verify\n    type", "its path is artifacts/verify"),
+        ("  ${base.name}:\n    path", "  another:\n    path", "it is not there"),
+    ],
+)
 def test_nothing_is_tagged_where_dvc_could_not_fetch_it(project: Path, before: str, after: str, found: str) -> None:
     path = project / "dvc.yaml"
     text = path.read_text()
@@ -97,7 +100,7 @@ def test_the_commands(reported: Path) -> None:
 
     told = assay("promote", NAME, version, "--to", "staging", "--audit-report", "report.json", "--reason", "a release")
     assert f"tiny: staging now serves {version} (revision 1); tagged tiny@v1.0.0" in told
-    assert "server: PASS: 1 golden request answered" in told
+    assert "server: PASS: 3 golden requests answered" in told
     assert "champion: PASS: the first release" in told
     told = assay("promote", NAME, version, "--to", "prod", "--audit-report", "report.json", code=6)
     assert "gate approval: INCONCLUSIVE: nobody has said yes" in told
@@ -122,7 +125,7 @@ def test_the_commands(reported: Path) -> None:
 @pytest.fixture(scope="module")
 def prefect(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A running Prefect server's API."""
-    with TemporaryServer(tmp_path_factory.mktemp("prefect")) as running:
+    with TemporaryServer(tmp_path_factory.mktemp("prefect"), start_seconds=300) as running:
         url = running.ready()
         with temporary_settings({PREFECT_API_URL: url}):
             yield url

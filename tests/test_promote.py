@@ -191,10 +191,10 @@ def test_a_bundle_that_was_tampered_with_is_refused(promotable: Path, what: str)
 
 
 def test_a_renamed_version_is_refused(promotable: Path) -> None:
-    first = bundle_of(promotable)
+    first, wanted = bundle_of(promotable), asked(promotable)
     other = first.rename(first.with_name(first.name.replace("1-", "3-")))
     first.with_name(f"{first.name}.sig").rename(other.with_name(f"{other.name}.sig"))
-    refused(promotable, "bundle", "", asked(promotable, version=other.name))
+    refused(promotable, "bundle", "", dataclasses.replace(wanted, version=other.name))
 
 
 def test_a_store_that_was_tampered_with_serves_nothing_more(promotable: Path) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Literal
 
 from deploy import bundle
-from tasks.core import files
+from tasks.core import files, repository
 from tasks.core.errors import PromotionRefused, UsageError
 from tasks.core.settings import Params
 from tasks.promote import approval, gates, moves
@@ -158,7 +158,7 @@ def _move(
         notes.append(compared.reason)
     entry = Entry(
         0, now(), asked.who, action, asked.name, asked.stage, record.version, record.digest, 0, asked.why,
-        record.forced, words, record.approver, notes,
+        record.forced, words, repository.git_state(asked.root)["commit"], record.approver, notes,
     )  # fmt: skip
     try:
         done = moves.move(store, asked.name, entry, expected, bring)

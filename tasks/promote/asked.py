@@ -81,7 +81,7 @@ class Record:
     @property
     def forced(self) -> bool:
         """Whether a gate was overruled."""
-        return any(one.word != "PASS" for one in self.said.values())
+        return self.asked.force and any(one.word != "PASS" for one in self.said.values())
 
     def write(self, word: str) -> Path:
         """Keep it in ``<artifacts>/promotions``, with a word for the whole."""
@@ -111,11 +111,9 @@ def check(asked: Asked) -> None:
     Raises:
         UsageError: naming them.
     """
-    problems = [
-        f"{text!r} is no name" for text in (asked.name, asked.version) if text is not None and not is_word(text)
-    ]
-    if asked.name != asked.params.base.name:
-        problems.append(f"the params file is about {asked.params.base.name}, not {asked.name}")
+    problems = _wrong_name(asked.params, asked.name)
+    if asked.version is not None and not is_word(asked.version):
+        problems.append(f"{asked.version!r} is no version")
     if asked.stage not in STAGES:
         problems.append(f"{asked.stage} is no stage: choose one of {', '.join(STAGES)}")
     if not asked.public_key.is_file():

@@ -32,6 +32,7 @@ class Entry:
         why: in words.
         forced: whether gates were overruled.
         gates: name -> word.
+        commit: of the repository at that moment; None outside one.
         approver: who said yes, and how; None where nobody was asked.
         notes: what else a reader must know, such as an audit report that was made elsewhere.
         previous: hash of the line before.
@@ -49,6 +50,7 @@ class Entry:
     why: str
     forced: bool
     gates: Mapping[str, str]
+    commit: str | None = None
     approver: str | None = None
     notes: Sequence[str] = field(default_factory=tuple)
     previous: str = START

@@ -27,10 +27,11 @@ _STOP_SECONDS = 15
 _ANSWER_SECONDS = 30.0
 _TAIL = 2000
 _GUARD = """
-import subprocess, sys, threading
+import os, subprocess, sys, threading
 server = subprocess.Popen(sys.argv[2:], stdin=subprocess.DEVNULL)
 def stop():
-    sys.stdin.buffer.read()
+    while os.read(0, 4096):
+        pass
     server.terminate()
     try:
         server.wait(int(sys.argv[1]))
@@ -38,7 +39,7 @@ def stop():
         server.kill()
 threading.Thread(target=stop, daemon=True).start()
 code = server.wait()
-sys.exit(code if code >= 0 else 128 - code)
+os._exit(code if code >= 0 else 128 - code)
 """
 
 

@@ -6,6 +6,7 @@ here, or made elsewhere with ``pip-audit --strict --format cyclonedx-json`` (who
 
 from __future__ import annotations
 
+import functools
 import json
 import re
 import subprocess
@@ -173,9 +174,9 @@ def is_allowed(licence: str, allowed: Iterable[str]) -> bool:
         licence: an SPDX expression, or other words; of several, with semicolons between them, each must be allowed.
         allowed: SPDX licences, or the very words.
     """
-    from license_expression import ExpressionError, get_spdx_licensing
+    from license_expression import ExpressionError
 
-    licensing = get_spdx_licensing()
+    licensing = _spdx()
     known = {one.casefold() for one in allowed}
 
     def holds(node: Any) -> bool:
@@ -190,6 +191,14 @@ def is_allowed(licence: str, allowed: Iterable[str]) -> bool:
             return False
 
     return all(one_holds(part.strip()) for part in licence.split(";"))
+
+
+@functools.cache
+def _spdx() -> Any:
+    """What parses expressions; it takes a while to make."""
+    from license_expression import get_spdx_licensing
+
+    return get_spdx_licensing()
 
 
 def _normal(name: str) -> str:
