@@ -17,7 +17,7 @@ Array = NDArray[Any]
 
 #: Parts that the jackknife leaves out in turn: enough for a skewness, and affordable at any number of rows.
 PARTS = 200
-#: With fewer groups, bounds of resampled groups are too narrow (Cameron, Gelbach and Miller, 2008: "five to thirty").
+#: With fewer groups, bounds of resampled groups are too narrow (Cameron, Gelbach and Miller, 2008).
 FEWEST_GROUPS = 30
 
 
