@@ -204,7 +204,8 @@ def test_accuracy_on_rows_in_groups_is_not_tangos() -> None:
     grouped = case(ACCURACY, labels, original, shipped, np.repeat(np.arange(100), 5)).compare(300)
     alone = case(ACCURACY, labels, original, shipped).compare(300)
     assert "100 groups" in grouped.method
-    assert grouped.clusters == grouped.rarest == 100
+    assert grouped.clusters == 100
+    assert grouped.rarest == pytest.approx(100, rel=0.2), "five rows in step are one piece of news"
     assert grouped.mcnemar is None
     assert grouped.upper - grouped.drop > 1.5 * (alone.upper - alone.drop), "five rows in step say no more than one"
 
@@ -365,7 +366,7 @@ def test_rows_in_groups_are_worth_as_many_as_their_losses_vary_alone(alike: bool
     random = np.random.default_rng(0)
     groups = np.repeat(np.arange(400), 5)
     drawn = np.repeat(random.normal(size=400), 5) if alike else random.normal(size=2000)
-    labels, original = np.zeros(2000), random.normal(size=2000)
+    labels, original = np.zeros(2000), np.ones(2000)
     found = resampled(MAE, (labels, original, original + 0.1 * drawn), groups)
     assert found.clusters == 400
     assert found.rarest == pytest.approx(worth, rel=0.3)

@@ -78,7 +78,9 @@ def test_a_removed_ledger_is_filled_up_from_verdicts(tmp_path: Path) -> None:
     files.write_json(tmp_path / "bundle.json", {"test": told("test", "settings", {"model 3": 4})})
     files.write_json(tmp_path / "other.json", {"test": told("another test", "settings", {"model 9": 9})})
     files.write_json(tmp_path / "old.json", {"verdict": "ACCEPT"})
-    past = seen("test", [tmp_path / name for name in ("bundle.json", "other.json", "old.json", "none.json")])
+    (tmp_path / "cut.json").write_text('{"test": {"sha2')
+    names = ("bundle.json", "other.json", "old.json", "cut.json", "none.json")
+    past = seen("test", [tmp_path / name for name in names])
     assert past == {4: ("model 3", "settings")}
     assert count(tmp_path, "test", "model 1", "settings", known=past).n == 2, "a whole ledger knows more"
     (tmp_path / LEDGER).unlink()

@@ -19,8 +19,9 @@ import numpy as np
 from scipy import stats
 
 from tasks.core.measured import proof
-from tasks.core.metrics import Metric, find
-from tasks.core.statistics import exact, paired, planning
+from tasks.core.metrics import Auc, Metric, find
+from tasks.core.statistics import Comparison, exact, paired, planning
+from tasks.core.statistics.bootstrap import PARTS, Jackknife, Resampled
 from tasks.core.verdict import Terms, judge
 
 CONFIDENCE = 0.95
@@ -234,6 +235,8 @@ _SHARED = 0.95
 _PILOTS = 500
 #: Pairs that are judged however long they take.
 _FEWEST = 100
+#: Weights that are held at once.
+_HELD = 2_000_000
 
 
 def ranked(n: int) -> Draw:
@@ -267,7 +270,7 @@ def measured_quantity(n: int) -> Draw:
 
 @dataclass(frozen=True)
 class Effort:
-    """Pairs of a line at most, seconds for them, and resamples for each."""
+    """Pairs of a line at most, seconds of the processor for them, and resamples for each."""
 
     pairs: int
     seconds: float
@@ -278,10 +281,74 @@ def judged(
     metric: Metric, given: tuple[Array, Array, Array], margin: float, resamples: int, seed: int
 ) -> tuple[bool, float]:
     """Whether the judge itself accepts, and the observed loss."""
-    found = paired(metric, *given, None, CONFIDENCE, resamples, seed)
+    found = compared(metric, given, resamples, seed)
     # No gain is too large here: how often a bound errs is the question.
     terms = Terms(CONFIDENCE, math.inf, found.rarest, metric.bounded)
     return judge([proof(metric.name, found, margin)], terms).verdict == "ACCEPT", found.drop
+
+
+def compared(metric: Metric, given: tuple[Array, Array, Array], resamples: int, seed: int) -> Comparison:
+    """What the gate's BCa says, many resamples at a time."""
+    loss, units = losses_of(metric, *given), len(given[0])
+    observed = float(loss(np.ones((1, units)))[0])
+    parts = np.random.default_rng(seed).permutation(units) % min(units, PARTS)
+    knife = Jackknife(observed, loss((parts != np.arange(min(units, PARTS))[:, None]).astype(np.float64)))
+    generator = np.random.default_rng(seed)
+    drawn = [loss(_weights(generator, units, size)) for size in _sizes(resamples, units)]
+    lower, upper, why = Resampled.of(np.concatenate(drawn), knife).bounds(CONFIDENCE)
+    labels, first, second = given
+    figures, none = (metric(labels, first), metric(labels, second)), (math.nan, math.nan)
+    support = metric.support(labels)
+    return Comparison(figures[0], none, figures[1], none, observed, lower, upper, units, support, why)
+
+
+def check_against_the_gate(metric: Metric, draw: Draw) -> None:
+    """The very same bounds as the gate's own loop over resamples, on one pair.
+
+    Raises:
+        AssertionError: if they differ.
+    """
+    given, seed = draw(np.random.default_rng(1), 0.0), 5
+    sides = paired(metric, *given, None, CONFIDENCE, 200, seed), compared(metric, given, 200, seed)
+    theirs, ours = ((side.lower, side.drop, side.upper, side.rarest) for side in sides)
+    if not np.allclose(theirs, ours, rtol=0, atol=1e-9):
+        raise AssertionError(f"{metric.name}: {ours} are not the gate's own bounds, {theirs}")
+
+
+def losses_of(metric: Metric, labels: Array, original: Array, shipped: Array) -> Callable[[Array], Array]:
+    """The loss for many weights of the rows at once: [k, n] -> [k]."""
+    if metric.name == "auc":
+        sides = [functools.partial(_areas, Auc(labels, each)) for each in (original, shipped)]
+        return lambda weights: sides[0](weights) - sides[1](weights)
+    squares = np.stack([np.square(each - labels) for each in (original, shipped)], axis=1)
+
+    def loss(weights: Array) -> Array:
+        means = np.sqrt(weights @ squares / weights.sum(axis=1, keepdims=True))
+        return np.asarray(means[:, 1] - means[:, 0])
+
+    return loss
+
+
+def _areas(fixed: Auc, weights: Array) -> Array:
+    """AUC for each row of weights, by what :class:`Auc` has sorted."""
+    positive, negative = weights[:, fixed._positives], weights[:, fixed._negatives]
+    sums = np.concatenate([np.zeros((len(weights), 1)), np.cumsum(negative, axis=1)], axis=1)
+    lost = (sums[:, fixed._others_above] + sums[:, fixed._others_not_below]) / 2
+    total = sums[:, -1:]
+    return np.asarray((positive * (total - lost)).sum(axis=1) / (positive.sum(axis=1) * total[:, 0]))
+
+
+def _sizes(resamples: int, units: int) -> list[int]:
+    """How many resamples are held at once, each time."""
+    most = max(1, _HELD // units)
+    return [min(most, resamples - start) for start in range(0, resamples, most)]
+
+
+def _weights(generator: np.random.Generator, units: int, resamples: int) -> Array:
+    """How often each row occurs in each resample, [resamples, units]."""
+    drawn = generator.integers(0, units, (resamples, units)) + units * np.arange(resamples)[:, None]
+    counts = np.bincount(drawn.ravel(), minlength=resamples * units)
+    return counts.reshape(resamples, units).astype(np.float64)
 
 
 def resampled(generator: np.random.Generator, metric: Metric, draw: Draw, n: int, effort: Effort) -> Line:
@@ -291,14 +358,15 @@ def resampled(generator: np.random.Generator, metric: Metric, draw: Draw, n: int
     """
 
     def accepted(loss: float, margin: float, pairs: int, seconds: float) -> tuple[Accepted, float]:
-        each, end = [], time.monotonic() + seconds
-        while len(each) < pairs and (len(each) < _FEWEST or time.monotonic() < end):
+        each, end = [], time.process_time() + seconds
+        while len(each) < pairs and (len(each) < _FEWEST or time.process_time() < end):
             seed = int(generator.integers(0, 2**31))
             each.append(judged(metric, draw(generator, loss), margin, effort.resamples, seed))
         losses = np.array([observed for _, observed in each])
         ours = sum(said for said, _ in each)
         return Accepted(len(each), ours, int((losses <= margin).sum())), float(losses.std(ddof=1))
 
+    check_against_the_gate(metric, draw)
     margin = (QUANTILE + float(stats.norm.ppf(planning.POWER))) * spread(generator, metric, draw)
     at_margin, _ = accepted(margin, margin, effort.pairs, effort.seconds)
     at_zero, observed = accepted(0.0, margin, max(effort.pairs // 10, _FEWEST), effort.seconds / 10)
@@ -323,7 +391,7 @@ def main() -> None:
     parser.add_argument("--margins", type=float, nargs="+", default=[0.002, 0.01], help="of accuracy")
     parser.add_argument("--scan", type=int, default=25, help="sizes, from 300 to 50,000, at which the worst is sought")
     parser.add_argument("--bootstrap-pairs", type=int, default=8000, help="simulated pairs of AUC and of rmse, at most")
-    parser.add_argument("--bootstrap-seconds", type=float, default=600, help="for the pairs of one line")
+    parser.add_argument("--bootstrap-seconds", type=float, default=600, help="of the processor, for one line")
     parser.add_argument("--bootstrap-rows", type=int, nargs="*", default=[500, 2000, 10_000, 50_000])
     parser.add_argument("--resamples", type=int, default=1000)
     options = parser.parse_args()

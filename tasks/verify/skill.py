@@ -31,7 +31,9 @@ def measure(case: Case) -> Measured:
     labels, answers = case.labels[rows], case.original[rows]
     found = case.metric(labels, answers)
     shuffled = [case.metric(generator.permutation(labels), answers) for _ in range(_SHUFFLES)]
-    reached = sum(case.metric.loss(figure, found) >= 0 for figure in shuffled)
+    reached = sum(
+        not case.metric.loss(figure, found) < 0 for figure in shuffled
+    )  # a figure without a value is no skill
     problems: tuple[str, ...] = ()
     if reached:
         problems = (

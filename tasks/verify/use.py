@@ -16,6 +16,7 @@ from typing import Any
 
 from tasks.core import files
 from tasks.core.errors import IntegrityError
+from tasks.core.log import log
 from tasks.core.measured import Measured
 
 LEDGER = "test_uses.json"
@@ -34,12 +35,22 @@ def told(test_sha256: str, settings: str, numbers: Mapping[str, int]) -> dict[st
 
 
 def seen(test_sha256: str, verdicts: Iterable[Path]) -> dict[int, Judgement]:
-    """Judgements on a test set that verdicts tell of, by their number; files that are not there tell nothing."""
+    """Judgements on a test set that verdicts tell of, by their number.
+
+    A file that is not there, not whole, or older than this tells nothing; it may be the one that is to be replaced.
+    """
     found: dict[int, Judgement] = {}
-    for path in verdicts:
-        about = files.read_json(path).get("test") if path.is_file() else None
-        if about is not None and about["sha256"] == test_sha256:
-            found |= {int(number): (model, about["settings"]) for model, number in about["judgements"].items()}
+    for path in filter(Path.is_file, verdicts):
+        try:
+            about = files.read_json(path)["test"]
+            numbers = {
+                int(number): (str(model), str(about["settings"])) for model, number in about["judgements"].items()
+            }
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            log.warning("verify: %s does not say which judgement it was: %s", path, type(error).__name__)
+            continue
+        if about["sha256"] == test_sha256:
+            found |= numbers
     return found
 
 

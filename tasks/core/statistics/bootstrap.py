@@ -16,8 +16,8 @@ from tasks.core.statistics.comparison import Comparison
 Array = NDArray[Any]
 
 #: Parts that the jackknife leaves out in turn: enough for a skewness, and affordable at any number of rows.
-_PARTS = 200
-#: With fewer groups, bounds of resampled groups are too narrow (Cameron, Gelbach and Miller, 2008: "five to thirty").
+PARTS = 200
+#: With fewer groups, bounds of resampled groups are too narrow (Cameron, Gelbach and Miller, 2008).
 FEWEST_GROUPS = 30
 
 
@@ -66,7 +66,7 @@ class Jackknife:
     @classmethod
     def of(cls, pair: Pair, seed: int) -> Jackknife:
         """At most 200 parts, drawn at random: rows may lie in an order that means something."""
-        parts = min(pair.units, _PARTS)
+        parts = min(pair.units, PARTS)
         part = np.random.default_rng(seed).permutation(pair.units) % max(parts, 1)
         losses = [pair.loss((part != left_out).astype(np.int64)) for left_out in range(parts)]
         return cls(pair.loss(), np.array(losses, dtype=np.float64))
