@@ -50,7 +50,8 @@ def run(settings: StageSettings, inputs: Mapping[str, Path], out: Path) -> Manif
 def _search(settings: StageSettings, inputs: Mapping[str, Path], out: Path) -> Manifest:
     from tasks.tune import proposals, search, tables, workers
     from tasks.tune import study as studies
-    from tasks.tune.objective import Job, Objective
+    from tasks.tune.objective import Objective
+    from tasks.tune.trial import Job
 
     data = manifest.read(inputs["validate"])
     own: Tune = settings.own

@@ -17,43 +17,17 @@ from tasks.core import devices, workloads
 from tasks.core.log import log
 from tasks.core.metrics import Metric, find
 from tasks.core.original import Network, metric_name
-from tasks.core.settings import Base, Tune
-from tasks.core.stage import StageSettings
+from tasks.core.settings import Tune
 from tasks.core.training import Batch, Loop, Recipe, epochs
 from tasks.core.workloads.contract import Encoder, Model, Workload
 from tasks.tune import checkpoints
 from tasks.tune import rows as shared
-from tasks.tune.trial import Outcome, Report, Task, Training
+from tasks.tune.trial import Job, Outcome, Report, Task, Training
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
 _LATENCY_RUNS, _LATENCY_WARM_UP = 30, 5
-
-
-@dataclass(frozen=True)
-class Job:
-    """What a process needs to run trials: small, and the same for all of them.
-
-    Attributes:
-        base: the section that all stages share.
-        tune: the stage's own, without its space.
-        facts: of `validate`'s manifest.
-        splits: folder of `validate`'s rows.
-        folder: where trials leave their checkpoints.
-    """
-
-    base: Base
-    tune: Tune
-    facts: Mapping[str, Any]
-    splits: Path
-    folder: Path
-
-    @staticmethod
-    def of(settings: StageSettings, facts: Mapping[str, Any], splits: Path, folder: Path) -> Job:
-        """The job of a stage."""
-        plain = Tune.model_validate_json(settings.own.model_dump_json(exclude={"space"}))
-        return Job(settings.base, plain, facts, splits.absolute(), folder.absolute())
 
 
 @dataclass(frozen=True)

@@ -95,7 +95,8 @@ def importance(study: optuna.Study, trials: Sequence[FrozenTrial]) -> dict[str, 
     if len(scores) < _LEAST_TRIALS or len(set(scores)) == 1 or not any(trial.params for trial in trials):
         log.info("tune: %d completed trials are too few, or too alike, to tell which parameters matter", len(scores))
         return {}
-    weights = optuna.importance.get_param_importances(study, target=lambda trial: trial.values[0])
+    sign = -1 if study.directions[0].name == "MAXIMIZE" else 1  # less is taken for better
+    weights = optuna.importance.get_param_importances(study, target=lambda trial: sign * trial.values[0])
     return {name: round(weight, 6) for name, weight in weights.items()}
 
 

@@ -1,10 +1,45 @@
-"""One trial, whoever runs it: what it is given, what it says after every epoch, and how it ends."""
+"""One trial, whoever runs it: what it is given, what it says after every epoch, and how it ends.
+
+A process that runs trials loads nothing for this module's sake.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+if TYPE_CHECKING:
+    from tasks.core.settings import Base, Tune
+    from tasks.core.stage import StageSettings
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a process needs to run trials: small, and the same for all of them.
+
+    Attributes:
+        base: the section that all stages share.
+        tune: the stage's own, without its space.
+        facts: of `validate`'s manifest.
+        splits: folder of `validate`'s rows.
+        folder: where trials leave their checkpoints.
+    """
+
+    base: Base
+    tune: Tune
+    facts: Mapping[str, Any]
+    splits: Path
+    folder: Path
+
+    @staticmethod
+    def of(settings: StageSettings, facts: Mapping[str, Any], splits: Path, folder: Path) -> Job:
+        """The job of a stage."""
+        from tasks.core.settings import Tune
+
+        plain = Tune.model_validate_json(settings.own.model_dump_json(exclude={"space"}))
+        return Job(settings.base, plain, facts, splits.absolute(), folder.absolute())
 
 
 @dataclass(frozen=True)

@@ -13,9 +13,9 @@ from tasks.core import devices
 from tasks.core.log import log
 from tasks.core.space import Choice, FloatRange, Searchable, options, whole
 from tasks.tune import rows
-from tasks.tune.objective import Job, Objective
+from tasks.tune.objective import Objective
 from tasks.tune.processes import Worker
-from tasks.tune.trial import Local, Outcome, Report, Runner, Task, Training
+from tasks.tune.trial import Job, Local, Outcome, Report, Runner, Task, Training
 
 if TYPE_CHECKING:
     from tasks.core.sections import Section
@@ -53,25 +53,29 @@ def runners(settings: Tune, job: Job, objective: Objective) -> Iterator[Sequence
         yield [Local(objective.train)]
         return
     count = _count(settings, job)
-    job = share_of_cores(job, count)
-    found: list[Runner] = []
-    try:
-        if settings.executor == "local":
-            found += [Worker(job) for _ in range(count)]
+    with _elsewhere(settings.executor, share_of_cores(job, count), count) as found:
+        yield found
+
+
+@contextmanager
+def _elsewhere(executor: str, job: Job, count: int) -> Iterator[Sequence[Runner]]:
+    if executor == "ray":
+        from tasks.tune import on_ray
+
+        with on_ray.cluster(job, count) as found:
             yield found
-        elif settings.executor == "ray":
-            from tasks.tune import on_ray
+    elif executor == "dask":
+        from tasks.tune import on_dask
 
-            with on_ray.cluster(job, count) as found:
-                yield found
-        else:
-            from tasks.tune import on_dask
-
-            with on_dask.cluster(job, count) as found:
-                yield found
-    finally:
-        for runner in found:
-            runner.close()
+        with on_dask.cluster(job, count) as found:
+            yield found
+    else:
+        workers = [Worker(job) for _ in range(count)]
+        try:
+            yield workers
+        finally:
+            for worker in workers:
+                worker.close()
 
 
 def share_of_cores(job: Job, count: int) -> Job:
