@@ -22,6 +22,7 @@ def cluster(job: Job, count: int) -> Iterator[list[Runner]]:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # read while ray is imported
     # Read likewise: otherwise Ray starts the workers through the package manager that started this process.
     os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
+    os.environ.setdefault("RAY_agent_register_timeout_ms", "120000")  # a busy machine takes longer than 15 s
     import ray
 
     threads = job.base.threads or 1
