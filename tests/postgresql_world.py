@@ -6,6 +6,7 @@ import contextlib
 import os
 import pwd
 import shutil
+import signal
 import subprocess
 import tempfile
 from collections.abc import Iterator
@@ -57,7 +58,7 @@ def server() -> Iterator[str]:
                 assert process.poll() is None, "PostgreSQL ended"
             yield f"postgresql://{_USER}@/postgres?host={folder}"
         finally:
-            process.terminate()
+            process.send_signal(signal.SIGINT)  # with SIGTERM it would wait for its clients to leave
             process.wait()
     finally:
         shutil.rmtree(folder)

@@ -80,10 +80,10 @@ def test_every_sampler_goes_on_after_a_kill_as_if_nothing_had_happened(
     tmp_path: Path, sampler: str, more: Mapping[str, Any]
 ) -> None:
     """Whatever a sampler keeps for itself (a generation, a distribution) survives too."""
-    settings = tune(sampler=sampler, trials=10, **more)
+    settings = tune(sampler=sampler, trials=8, **more)
     expected = plain(run(settings, tmp_path / "undisturbed"))
-    assert len(expected) == 10
-    assert len({str(params) for _, _, params, _ in expected}) >= 9, "it does not propose the same again and again"
+    assert len(expected) == 8
+    assert len({str(params) for _, _, params, _ in expected}) >= 7, "it does not propose the same again and again"
 
     def killed(at: int) -> Any:
         def train(task: Task) -> Training:
@@ -95,7 +95,7 @@ def test_every_sampler_goes_on_after_a_kill_as_if_nothing_had_happened(
 
         return train
 
-    for at in (3, 7):
+    for at in (2, 6):
         with pytest.raises(Killed):
             run(settings, tmp_path / "killed", killed(at))
     assert plain(run(settings, tmp_path / "killed")) == expected
@@ -296,7 +296,7 @@ def test_the_best_of_an_earlier_search_are_the_first_trials(tmp_path: Path, samp
     ]
     trials = run(settings, tmp_path / "study", first=first)
     assert [trial.params["learning_rate"] for trial in trials[:3]] == [0.03, 0.04, 0.01]
-    assert len({trial.params["learning_rate"] for trial in trials[3:]} - {0.03, 0.04}) > 1
+    assert len({str(trial.params) for trial in trials}) == 8
     less_is_better = proposals.earlier(settings, tmp_path, False)
     assert less_is_better[0] == {"learning_rate": 0.01, "hidden": 16, "dropout": 0.1}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 from pathlib import Path
 from typing import Any
 
@@ -87,3 +88,18 @@ def test_more_workers_give_every_trial_the_same_result(tmp_path: Path, alone: di
     """The table and the best weights are the same to the last bit: a trial is its parameters and its seed."""
     found = run(tmp_path / "w", executor=executor, workers=2)
     assert found == alone | {"workers": 2}
+
+
+def test_two_processes_that_train_together_learn_what_one_does(tmp_path: Path) -> None:
+    """The same curve as one process with the same steps; without dropout, which each would draw for its own rows."""
+    space = worlds.PARAMS["tune"]["space"] | {"dropout": 0.0, "feature_dropout": 0.0, "learning_rate": 0.01}
+    values = {"sampler": "random", "pruner": "none", "trials": 1, "epochs": 3, "top_k": 1, "space": space}
+    curves = []
+    for processes in (1, 2):
+        root = tmp_path / str(processes)
+        run_stage("tune", worlds.write(root, {"tune": values | {"processes": processes}}), root)
+        with (root / "artifacts" / "tune" / "curves.csv").open() as file:
+            curves.append([float(row["value"]) for row in csv.DictReader(file)])
+    alone, together = curves
+    assert len(alone) == 3
+    assert together == pytest.approx(alone, abs=2e-4)

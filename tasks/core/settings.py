@@ -182,6 +182,9 @@ class Tune(Section):
     workers: Positive | Literal["auto"] = 1
     """Trials at a time. More than one run in processes of their own, share the rows' memory, and divide the cores
     unless base.threads is set. `auto` takes as many as are measured to be faster (local only)."""
+    processes: Positive = 1
+    """Processes that train one network together, each on its share of every step's rows: one for each GPU, or each
+    with a share of the cores (local only). Batch norm sees its own process's rows."""
     top_k: Positive = 3
     """Checkpoints kept."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
@@ -234,6 +237,10 @@ class Tune(Section):
             problems.append("`pick: knee` needs several `objectives`")
         if self.study is not None and self.storage != "shared":
             problems.append("`study` is a name in the shared database: set `storage: shared`")
+        if self.processes > 1 and (self.executor != "local" or self.workers == "auto"):
+            problems.append("`processes` train together on this machine: set `executor: local` and a number of workers")
+        if self.batch_size % self.processes:
+            problems.append("`batch_size` must be a multiple of `processes`, so that all have as many rows")
         if self.executor != "local" and self.workers == "auto":
             problems.append("`workers: auto` measures this machine: give a number for a cluster")
         if self.sampler == "cmaes" and type(self.space).model_fields and not spaces.has_range(self.space):

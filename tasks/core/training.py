@@ -12,6 +12,7 @@ from typing import Protocol
 
 import torch
 from torch import Tensor, nn
+from torch import distributed as dist
 
 _WARM_UP_STEPS = 100
 _EMA_DECAY = 0.99
@@ -35,6 +36,8 @@ class Recipe:
         dtype: dtype of matrix products, None for float32. With float16 the loss is scaled, as its gradients are small.
         clip: largest norm of a step's gradient; None leaves it as it is.
         parts: a step's rows are computed in so many parts, one after the other, which takes less memory.
+        together: processes of torch's default group that train this network together. Each runs the same training with
+            the same seed, and computes its share of every step's rows; the gradients are averaged.
     """
 
     learning_rate: float
@@ -44,6 +47,7 @@ class Recipe:
     dtype: torch.dtype | None
     clip: float | None = None
     parts: int = 1
+    together: int = 1
 
 
 @dataclass(frozen=True)
@@ -121,7 +125,7 @@ def epochs(
     """
     torch.manual_seed(seed)
     count = len(examples[0])
-    batch = min(recipe.batch_size, count)
+    batch = min(recipe.batch_size, count) // recipe.together * recipe.together
     loop = Loop(network, recipe, loss, recipe.epochs * (count // batch))
     progress = keeper.load() if keeper is not None else None
     scores = list(progress.scores) if progress is not None else []
@@ -178,12 +182,16 @@ class Loop:
         for group in self._optimizer.param_groups:
             group["lr"] = self._recipe.learning_rate * self._rate(self._steps)
         self._optimizer.zero_grad(set_to_none=True)
+        if self._recipe.together > 1:
+            rows = tuple(tensor.chunk(self._recipe.together)[dist.get_rank()] for tensor in rows)
         for part in self._parts(rows):
             with torch.autocast(self.device.type, dtype=self._recipe.dtype, enabled=self._recipe.dtype is not None):
                 value = self._loss(self._network, part)
             if len(part[0]) < len(rows[0]):
                 value = value * (len(part[0]) / len(rows[0]))
             self._scaler.scale(value).backward()
+        if self._recipe.together > 1:
+            self._average_gradients()
         if self._recipe.clip is not None:
             self._scaler.unscale_(self._optimizer)
             nn.utils.clip_grad_norm_(self._network.parameters(), self._recipe.clip)
@@ -191,6 +199,18 @@ class Loop:
         self._scaler.update()
         self._steps += 1
         self.average.update_parameters(self._network)
+
+    def _average_gradients(self) -> None:
+        """Let all processes step along the mean of their gradients, which travel as one tensor.
+
+        Not torch's DistributedDataParallel: it watches a network's ``forward`` alone, and a loss may call any method.
+        """
+        gradients = [value.grad for value in self._network.parameters() if value.grad is not None]
+        flat = torch.cat([gradient.reshape(-1) for gradient in gradients])
+        dist.all_reduce(flat)
+        flat /= self._recipe.together
+        for gradient, mean in zip(gradients, flat.split([one.numel() for one in gradients]), strict=True):
+            gradient.copy_(mean.view_as(gradient))
 
     def _parts(self, rows: Batch) -> Iterator[Batch]:
         if self._recipe.parts == 1:

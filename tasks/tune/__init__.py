@@ -6,7 +6,7 @@ import shutil
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from tasks.core import files, manifest, resume, workloads
 from tasks.core.log import log
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from tasks.core.settings import Tune
     from tasks.tune.choose import Candidate
     from tasks.tune.objective import Objective
+    from tasks.tune.trial import Runner
 
 
 def run(settings: StageSettings, inputs: Mapping[str, Path], out: Path) -> Manifest:
@@ -69,8 +70,9 @@ def _search(settings: StageSettings, inputs: Mapping[str, Path], out: Path) -> M
     with workers.runners(own, job, objective) as runners:
         settings.measured["workers"] = len(runners)
         trials = search.search(study, own, settings.base.seed, runners, first)
-    settings.measured["search_seconds"] = round(time.perf_counter() - started, 2)
-    ranking = choose.ranked(tables.candidates(trials), own, better)
+        settings.measured["search_seconds"] = round(time.perf_counter() - started, 2)
+        ranking = choose.ranked(tables.candidates(trials), own, better)
+        _train_again(settings, runners[0], scratch, ranking[: own.top_k], trials)
     roles, metrics, told = _keep_best(settings, objective, trials, ranking, out)
     tables.write(study, trials, ranking[0].trial, own, objective.metric.name, out)
     roles |= {name: role for name, role in tables.FILES.items() if (out / name).is_file()}
@@ -94,10 +96,8 @@ def _keep_best(
     from tasks.tune import checkpoints
 
     params = {trial.number: trial.params for trial in trials}
-    metric, kept = objective.metric, ranking[: settings.own.top_k]
-    _train_again(settings, objective, [one.trial for one in kept], params)
-    models = []
-    best = checkpoints.load(objective.folder, [one.trial for one in kept])
+    metric, models = objective.metric, []
+    best = checkpoints.load(objective.folder, [one.trial for one in ranking[: settings.own.top_k]])
     for checkpoint in best:
         name = f"trial-{checkpoint.trial}.safetensors"
         shutil.copyfile(objective.folder / name, out / name)
@@ -127,19 +127,16 @@ def _keep_best(
 
 
 def _train_again(
-    settings: StageSettings, objective: Objective, trials: list[int], params: Mapping[int, Mapping[str, Any]]
+    settings: StageSettings, runner: Runner, scratch: Path, kept: list[Candidate], trials: list[FrozenTrial]
 ) -> None:
-    """Train those of the trials whose weights are not here: a shared study may be older than this stage's scratch."""
+    """Train those of the kept trials whose weights are not here: a shared study may be older than this scratch."""
     from tasks.tune.proposals import resolve
-    from tasks.tune.trial import Local, Report, Task
+    from tasks.tune.trial import Report, Task
 
-    for number in trials:
-        if (objective.folder / f"trial-{number}.json").is_file():
-            continue
+    params = {trial.number: trial.params for trial in trials}
+    for number in (one.trial for one in kept if not (scratch / f"trial-{one.trial}.json").is_file()):
         log.info("tune: trial %d is trained again for its weights", number)
-        known = params[number]
-        values = resolve(settings.own.space, lambda name, known=known: known[name])  # type: ignore[misc]
-        runner = Local(objective.train)
+        values = resolve(settings.own.space, params[number].__getitem__)
         event = runner.begin(Task(number, settings.base.seed + number, values))
         while isinstance(event, Report):
             event = runner.go_on(False)

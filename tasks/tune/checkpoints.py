@@ -58,7 +58,8 @@ class Running:
     It is kept for the same hyperparameters only, and as often as that takes no more than a hundredth of the time.
     """
 
-    def __init__(self, folder: Path, trial: int, values: Mapping[str, Any]) -> None:
+    def __init__(self, folder: Path, trial: int, values: Mapping[str, Any], is_read_only: bool = False) -> None:
+        self.is_read_only = is_read_only
         self._path = folder / f"running-{trial}.safetensors"
         self._values = json.dumps(dict(values), sort_keys=True)
         self._started = self._kept = time.perf_counter()
@@ -89,7 +90,7 @@ class Running:
         from safetensors.torch import save_file
 
         began = time.perf_counter()
-        if (began - self._kept) * _SHARE_OF_TIME < self._cost:
+        if self.is_read_only or (began - self._kept) * _SHARE_OF_TIME < self._cost:
             return
         about = {"scores": scores, "values": self._values, "seconds": self.seconds}
         partial = self._path.with_suffix(".partial")
@@ -100,4 +101,5 @@ class Running:
 
     def forget(self) -> None:
         """The training is over."""
-        self._path.unlink(missing_ok=True)
+        if not self.is_read_only:
+            self._path.unlink(missing_ok=True)

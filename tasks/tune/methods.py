@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import optuna
 
 from tasks.core.settings import Tune
@@ -16,25 +18,31 @@ _GENERATION, _LEAST_POPULATION = 1 / 4, 4
 
 def sampler(settings: Tune, seed: int) -> optuna.samplers.BaseSampler:
     """The sampler that proposes one trial; for lists that are made beforehand, the one for what they leave open."""
-    population = min(50, max(_LEAST_POPULATION, round(settings.trials * _GENERATION)))
     match settings.sampler:
         case "tpe":
-            group = _is_conditional(settings)  # otherwise it would propose what is conditional one by one
-            return optuna.samplers.TPESampler(
-                seed=seed, n_startup_trials=_STARTUP_TRIALS, multivariate=True if group else None, group=group
-            )
+            return _tpe(settings, seed)
         case "gp":
             return optuna.samplers.GPSampler(
                 seed=seed, n_startup_trials=_STARTUP_TRIALS, warn_independent_sampling=False
             )
         case "cmaes":
             return optuna.samplers.CmaEsSampler(seed=seed, warn_independent_sampling=False)
-        case "nsga2":
-            return optuna.samplers.NSGAIISampler(seed=seed, population_size=population)
-        case "nsga3":
-            return optuna.samplers.NSGAIIISampler(seed=seed, population_size=population)
+        case "nsga2" | "nsga3" as name:
+            population = min(50, max(_LEAST_POPULATION, round(settings.trials * _GENERATION)))
+            kind = optuna.samplers.NSGAIISampler if name == "nsga2" else optuna.samplers.NSGAIIISampler
+            return kind(seed=seed, population_size=population)
         case _:
             return optuna.samplers.RandomSampler(seed=seed)
+
+
+def _tpe(settings: Tune, seed: int) -> optuna.samplers.BaseSampler:
+    if not _is_conditional(settings):
+        return optuna.samplers.TPESampler(seed=seed, n_startup_trials=_STARTUP_TRIALS)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        return optuna.samplers.TPESampler(  # in groups, or what is conditional would be proposed one by one
+            seed=seed, n_startup_trials=_STARTUP_TRIALS, multivariate=True, group=True
+        )
 
 
 def pruner(settings: Tune) -> optuna.pruners.BasePruner:

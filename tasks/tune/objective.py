@@ -103,7 +103,8 @@ class Objective:
         torch.manual_seed(task.seed)
         network = self.model.build(self.encoder, task.values).to(self.device)
         self.evaluate(network, 2)  # a metric that does not fit the answers is told before the training, not after it
-        running = checkpoints.Running(self.folder, task.number, task.values)
+        reads = self.settings.processes > 1 and torch.distributed.get_rank() > 0  # one of them writes for all
+        running = checkpoints.Running(self.folder, task.number, task.values, reads)
         training = epochs(
             network, self.recipe(task.values), self.examples, self.loss, self.evaluate, task.seed, running
         )
@@ -123,7 +124,8 @@ class Objective:
         seconds = running.seconds
         costs = self._costs(network, trained.state, seconds)
         kept = checkpoints.Checkpoint(task.number, trained.score, dict(task.values), round(seconds, 2), costs)
-        checkpoints.save(self.folder, kept, trained.state)
+        if not running.is_read_only:
+            checkpoints.save(self.folder, kept, trained.state)
         running.forget()
         return Outcome("complete", trained.score, costs)
 
@@ -141,8 +143,9 @@ class Objective:
         own = self.settings
         dtype = devices.autocast_dtype(own.precision, self.device)
         return Recipe(
-            values["learning_rate"], values["weight_decay"], own.epochs, own.batch_size, dtype, own.clip, own.parts
-        )
+            values["learning_rate"], values["weight_decay"], own.epochs, own.batch_size, dtype, own.clip, own.parts,
+            own.processes,
+        )  # fmt: skip
 
     def _has_stalled(self, scores: list[float]) -> bool:
         """Whether the last ``early_stopping`` epochs brought nothing better than those before them."""

@@ -28,6 +28,10 @@ class Worker(Elsewhere):
         self._closing, self._closed = threading.Lock(), False  # it is closed while another thread may start it anew
         self._start()
 
+    def is_alive(self) -> bool:
+        """Whether the process runs."""
+        return self._process.is_alive()
+
     def memory(self) -> int:
         """Bytes that the process holds."""
         import psutil

@@ -143,7 +143,8 @@ def _sobol(space: Section, seed: int) -> Plan:
 
         if not known:
             return {}
-        row = qmc.Sobol(len(known), scramble=True, seed=seed).fast_forward(number).random(1)[0]
+        sequence = qmc.Sobol(len(known), scramble=True, seed=seed)
+        row = (sequence.fast_forward(number) if number else sequence).random(1)[0]
         values = {name: _quantile(known[name], float(share)) for name, share in zip(known, row, strict=True)}
         return _of_conditions(space, values)
 

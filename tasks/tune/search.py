@@ -198,7 +198,7 @@ class _Conductor:
             left = min(left, 60 * self._settings.minutes - self._seconds())
         said = f"{outcome.state} {outcome.score:.4f}" if outcome.score is not None else outcome.state
         log.info(
-            "tune: trial %d is %s%s; %d of %d done, %s; about %s left",
+            "tune: trial %d %s%s; %d of %d done, %s; about %s left",
             trial.number + 1, said, f": {outcome.error}" if outcome.error else "", len(trials), self._wanted, best,
             _spelt(max(0.0, left)),
         )  # fmt: skip

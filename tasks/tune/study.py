@@ -59,17 +59,23 @@ def open_study(settings: Tune, folder: Path, higher_is_better: bool = True, abou
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / _FILES[settings.storage]
         study = _load(settings, _file_storage(settings.storage, path), _NAME, higher_is_better)
-        trials = study.get_trials(deepcopy=False)
-        if any(trial.state == TrialState.RUNNING for trial in trials):
+        if study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
             fresh = path.with_name(f"fresh-{path.name}")
             fresh.unlink(missing_ok=True)
-            copy = _load(settings, _file_storage(settings.storage, fresh), _NAME, higher_is_better)
-            for key, value in study.user_attrs.items():
-                copy.set_user_attr(key, value)
-            copy.add_trials([_in_its_place(trial, settings.space) for trial in trials])
+            _copy(study, _load(settings, _file_storage(settings.storage, fresh), _NAME, higher_is_better), settings)
             fresh.replace(path)
             study = _load(settings, _file_storage(settings.storage, path), _NAME, higher_is_better)
         return study
+
+
+def _copy(study: optuna.Study, fresh: optuna.Study, settings: Tune) -> None:
+    """Give a fresh study, alone in its file, all that a study holds, with trials to be run again in their places."""
+    for key, value in study.user_attrs.items():
+        fresh.set_user_attr(key, value)
+    # Samplers of populations note the parents there, by the trials' ids, which are the same in both files.
+    for key, value in study._storage.get_study_system_attrs(study._study_id).items():
+        fresh._storage.set_study_system_attr(fresh._study_id, key, value)
+    fresh.add_trials([_in_its_place(trial, settings.space) for trial in study.get_trials(deepcopy=False)])
 
 
 def file_of(settings: Tune, folder: Path) -> Path | None:

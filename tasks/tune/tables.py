@@ -87,7 +87,7 @@ def table(trials: Sequence[FrozenTrial], better: Any, settings: Tune, best_of: s
 
 
 def importance(study: optuna.Study, trials: Sequence[FrozenTrial]) -> dict[str, float]:
-    """How much of the metric's variation among the good trials each parameter explains, by PED-ANOVA; sums to 1.
+    """How much each parameter has to do with a trial's being among the best, by PED-ANOVA; they sum to 1.
 
     Nothing where too few trials completed to tell, or all are as good.
     """
@@ -95,8 +95,7 @@ def importance(study: optuna.Study, trials: Sequence[FrozenTrial]) -> dict[str, 
     if len(scores) < _LEAST_TRIALS or len(set(scores)) == 1 or not any(trial.params for trial in trials):
         log.info("tune: %d completed trials are too few, or too alike, to tell which parameters matter", len(scores))
         return {}
-    sign = -1 if study.directions[0].name == "MAXIMIZE" else 1  # less is taken for better
-    weights = optuna.importance.get_param_importances(study, target=lambda trial: sign * trial.values[0])
+    weights = optuna.importance.get_param_importances(study)
     return {name: round(weight, 6) for name, weight in weights.items()}
 
 

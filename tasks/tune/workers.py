@@ -15,6 +15,7 @@ from tasks.core.space import Choice, FloatRange, Searchable, options, whole
 from tasks.tune import rows
 from tasks.tune.objective import Objective
 from tasks.tune.processes import Worker
+from tasks.tune.together import Together
 from tasks.tune.trial import Job, Local, Outcome, Report, Runner, Task, Training
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ _TIMED_SECONDS = 2.0
 
 def is_here(settings: Tune) -> bool:
     """Whether trials run in this very process."""
-    return settings.executor == "local" and settings.workers == 1
+    return settings.executor == "local" and settings.workers == 1 and settings.processes == 1
 
 
 def share(job: Job, objective: Objective) -> Objective:
@@ -53,7 +54,7 @@ def runners(settings: Tune, job: Job, objective: Objective) -> Iterator[Sequence
         yield [Local(objective.train)]
         return
     count = _count(settings, job)
-    with _elsewhere(settings.executor, share_of_cores(job, count), count) as found:
+    with _elsewhere(settings.executor, share_of_cores(job, count * settings.processes), count) as found:
         yield found
 
 
@@ -70,7 +71,7 @@ def _elsewhere(executor: str, job: Job, count: int) -> Iterator[Sequence[Runner]
         with on_dask.cluster(job, count) as found:
             yield found
     else:
-        workers = [Worker(job) for _ in range(count)]
+        workers = [Together(job) if job.tune.processes > 1 else Worker(job) for _ in range(count)]
         try:
             yield workers
         finally:
