@@ -3,7 +3,8 @@
     python benchmarks/tuning/ddp.py [--params FILE] [--epochs 4]
 
 The same configuration, seed and global batch, one thread to a process. With dropout, which
-each process draws for its own rows, the curves differ by chance; `--no-dropout` sets every hyperparameter that is called so to 0.
+each process draws for its own rows, the curves differ by chance; `--no-dropout` sets every hyperparameter that is
+called so to 0.
 """
 
 from __future__ import annotations
