@@ -6,15 +6,16 @@ import csv
 from pathlib import Path
 from typing import Any
 
+import dask
 import pytest
 import worlds
 from learners import EPOCHS, bugs, learner, refuser
 
 from tasks.core import files, manifest
-from tasks.core.errors import UsageError
+from tasks.core.errors import MachineError, UsageError
 from tasks.core.settings import Tune, parse
 from tasks.core.stage import run_stage
-from tasks.tune import study
+from tasks.tune import on_dask, on_ray, study
 from tasks.tune.elsewhere import Bug
 from tasks.tune.processes import Worker
 from tasks.tune.search import search
@@ -81,6 +82,28 @@ def run(root: Path, **values: Any) -> dict[str, Any]:
 @pytest.fixture(scope="session")
 def alone(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     return run(tmp_path_factory.mktemp("alone") / "w")
+
+
+@pytest.mark.parametrize("executor", ["ray", "dask"])
+def test_a_cluster_that_does_not_answer_is_the_machines_fault(
+    tmp_path: Path, job: Job, monkeypatch: pytest.MonkeyPatch, executor: str
+) -> None:
+    monkeypatch.setattr(on_dask, "_SECONDS", 1)
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
+    address = dask.config.set({"scheduler-address": "tcp://127.0.0.1:1"})
+    cluster = (on_ray if executor == "ray" else on_dask).cluster
+    with address, pytest.raises(MachineError, match=f"needs a {executor.title()} cluster"), cluster(job, 1, learner):
+        pytest.fail("there is none")
+
+
+def test_a_worker_of_a_cluster_that_dies_fails_its_trial_alone(tmp_path: Path, job: Job) -> None:
+    settings = tune()
+    with on_dask.cluster(job, 2, learner) as runners:
+        trials = search(study.open_study(settings, tmp_path / "study"), settings, 3, runners)
+    states = {trial.number: trial.state.name for trial in trials}
+    assert states[1] == states[2] == "FAIL"
+    assert "its Dask worker died" in trials[1].user_attrs["error"]
+    assert sum(state == "COMPLETE" for state in states.values()) >= 2
 
 
 @pytest.mark.parametrize("executor", ["local", "ray", "dask"])

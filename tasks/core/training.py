@@ -189,7 +189,7 @@ class Loop:
                 value = self._loss(self._network, part)
             if len(part[0]) < len(rows[0]):
                 value = value * (len(part[0]) / len(rows[0]))
-            self._scaler.scale(value).backward()
+            self._scaler.scale(value).backward()  # type: ignore[no-untyped-call]
         if self._recipe.together > 1:
             self._average_gradients()
         if self._recipe.clip is not None:
@@ -209,7 +209,8 @@ class Loop:
         flat = torch.cat([gradient.reshape(-1) for gradient in gradients])
         dist.all_reduce(flat)
         flat /= self._recipe.together
-        for gradient, mean in zip(gradients, flat.split([one.numel() for one in gradients]), strict=True):
+        means = torch.split(flat, [one.numel() for one in gradients])
+        for gradient, mean in zip(gradients, means, strict=True):
             gradient.copy_(mean.view_as(gradient))
 
     def _parts(self, rows: Batch) -> Iterator[Batch]:

@@ -8,10 +8,12 @@ from collections.abc import Callable
 from typing import Any
 
 from tasks.core.errors import AssayError
-from tasks.tune.trial import Job, Local, Outcome, Report, Runner, Task
+from tasks.tune.trial import Event, Job, Local, Outcome, Runner, Task
 
 #: (kind, what): ``event`` with a report or an outcome, ``refused`` with an error of Assay's tree, ``bug`` with a text.
 Answer = tuple[str, Any]
+#: Makes a runner where its trials run; a module-level function.
+Make = Callable[[Job], Runner]
 
 
 class Bug(Exception):
@@ -32,7 +34,7 @@ def local(job: Job) -> Runner:
 class There:
     """Lives where the trials run, and answers what :class:`Elsewhere` asks. The runner is made for the first trial."""
 
-    def __init__(self, job: Job, make: Callable[[Job], Runner] = local) -> None:
+    def __init__(self, job: Job, make: Make = local) -> None:
         self._job, self._make = job, make
         self._runner: Runner | None = None
 
@@ -50,11 +52,11 @@ class There:
 class Elsewhere(ABC):
     """A :class:`~tasks.tune.trial.Runner` of trials in another process: one that dies fails its trial, no more."""
 
-    def begin(self, task: Task) -> Report | Outcome:
+    def begin(self, task: Task) -> Event:
         """See :class:`~tasks.tune.trial.Runner`."""
         return self._event("begin", task)
 
-    def go_on(self, stop: bool) -> Report | Outcome:
+    def go_on(self, stop: bool) -> Event:
         """See :class:`~tasks.tune.trial.Runner`."""
         return self._event("go_on", stop)
 
@@ -70,7 +72,7 @@ class Elsewhere(ABC):
             Died: if the process ends before it answers.
         """
 
-    def _event(self, method: str, argument: Any) -> Report | Outcome:
+    def _event(self, method: str, argument: Any) -> Event:
         try:
             kind, found = self._ask(method, argument)
         except Died as error:
@@ -79,5 +81,5 @@ class Elsewhere(ABC):
             raise found
         if kind == "bug":
             raise Bug(found)
-        event: Report | Outcome = found
+        event: Event = found
         return event

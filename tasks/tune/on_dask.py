@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterator
 from concurrent.futures import CancelledError
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from tasks.core.errors import MachineError
-from tasks.tune.elsewhere import Answer, Died, Elsewhere, There
+from tasks.tune.elsewhere import Answer, Died, Elsewhere, Make, There, local
 from tasks.tune.trial import Job, Runner
 
 if TYPE_CHECKING:
@@ -19,7 +18,7 @@ _SECONDS = 30
 
 
 @contextmanager
-def cluster(job: Job, count: int) -> Iterator[list[Runner]]:
+def cluster(job: Job, count: int, make: Make = local) -> Iterator[list[Runner]]:
     """Runners on the cluster that DASK_SCHEDULER_ADDRESS names, else on one that is started here for the block.
 
     Raises:
@@ -40,7 +39,7 @@ def cluster(job: Job, count: int) -> Iterator[list[Runner]]:
     except (OSError, TimeoutError) as error:
         raise MachineError(rule, " ".join(str(error).split())[:300], way_out) from error
     try:
-        yield [OnDask(job, client, index) for index in range(count)]
+        yield [OnDask(job, make, client, index) for index in range(count)]
     finally:
         client.close()
         if own is not None:
@@ -50,11 +49,9 @@ def cluster(job: Job, count: int) -> Iterator[list[Runner]]:
 class OnDask(Elsewhere):
     """Runs trials in a Dask actor."""
 
-    _numbers = itertools.count()
-
-    def __init__(self, job: Job, client: Client, index: int) -> None:
+    def __init__(self, job: Job, make: Make, client: Client, index: int) -> None:
         """Start the actor on the cluster's worker of that index, counted round."""
-        self._job, self._client, self._index = job, client, index
+        self._job, self._make, self._client, self._index = job, make, client, index
         self._start()
 
     def close(self) -> None:
@@ -67,17 +64,18 @@ class OnDask(Elsewhere):
         self._future = self._client.submit(
             There,
             self._job,
+            self._make,
             actor=True,
+            pure=False,
             workers=[workers[self._index % len(workers)]],
             allow_other_workers=True,
-            key=f"assay-trials-{next(self._numbers)}",
         )
-        self._actor = self._future.result(timeout=_SECONDS)
+        self._actor: Any = self._future.result(timeout=_SECONDS)
 
     def _ask(self, method: str, argument: Any) -> Answer:
         try:
-            answer: Answer = self._actor.answer(method, argument).result()
+            kind, found = self._actor.answer(method, argument).result()
         except (OSError, RuntimeError, CancelledError) as error:
             self._start()
             raise Died("its Dask worker died: most often because memory ran out") from error
-        return answer
+        return kind, found

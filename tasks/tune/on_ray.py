@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 from tasks.core.errors import MachineError
-from tasks.tune.elsewhere import Answer, Died, Elsewhere, There
+from tasks.tune.elsewhere import Answer, Died, Elsewhere, Make, There, local
 from tasks.tune.trial import Job, Runner
 
 
 @contextmanager
-def cluster(job: Job, count: int) -> Iterator[list[Runner]]:
-    """Runners on the cluster that RAY_ADDRESS names, else on one that is started on this machine for the block.
+def cluster(job: Job, count: int, make: Make = local) -> Iterator[list[Runner]]:
+    """Runners on the cluster that RAY_ADDRESS names, else on one that is started here for the block.
 
     Raises:
         MachineError: if the cluster does not answer.
@@ -29,7 +30,7 @@ def cluster(job: Job, count: int) -> Iterator[list[Runner]]:
     here = "RAY_ADDRESS" not in os.environ
     own: dict[str, Any] = {"num_cpus": count * threads, "include_dashboard": False, "_node_ip_address": "127.0.0.1"}
     try:
-        ray.init(logging_level="error", log_to_driver=False, **(own if here else {}))
+        ray.init(logging_level=logging.ERROR, log_to_driver=False, **(own if here else {}))
     except (ConnectionError, RuntimeError) as error:
         raise MachineError(
             "tune.executor: ray needs a Ray cluster that answers",
@@ -38,7 +39,7 @@ def cluster(job: Job, count: int) -> Iterator[list[Runner]]:
         ) from error
     found: list[Runner] = []
     try:
-        found += [OnRay(job, threads) for _ in range(count)]
+        found += [OnRay(job, make, threads) for _ in range(count)]
         yield found
     finally:
         for runner in found:
@@ -49,14 +50,13 @@ def cluster(job: Job, count: int) -> Iterator[list[Runner]]:
 class OnRay(Elsewhere):
     """Runs trials in a Ray actor."""
 
-    def __init__(self, job: Job, threads: int) -> None:
+    def __init__(self, job: Job, make: Make, threads: int) -> None:
         """Start the actor, with so many cores."""
         import ray
 
-        # The class goes by value: a cluster's machines need no other project on their path than Assay.
-        self._make = ray.remote(There).options(num_cpus=threads, max_restarts=0)
-        self._job = job
-        self._actor = self._make.remote(job)
+        self._actors: Any = ray.remote(There).options(num_cpus=threads, max_restarts=0)
+        self._job, self._make = job, make
+        self._actor = self._actors.remote(job, make)
 
     def close(self) -> None:
         """End the actor."""
@@ -68,8 +68,8 @@ class OnRay(Elsewhere):
         import ray
 
         try:
-            answer: Answer = ray.get(self._actor.answer.remote(method, argument))
+            kind, found = ray.get(self._actor.answer.remote(method, argument))
         except ray.exceptions.RayActorError as error:
-            self._actor = self._make.remote(self._job)
+            self._actor = self._actors.remote(self._job, self._make)
             raise Died("its Ray worker died: most often because memory ran out") from error
-        return answer
+        return kind, found

@@ -6,23 +6,22 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Callable
 from multiprocessing.connection import Connection
 from typing import Any
 
-from tasks.tune.elsewhere import Answer, Died, Elsewhere, There, local
-from tasks.tune.trial import Job, Runner
+from tasks.tune.elsewhere import Answer, Died, Elsewhere, Make, There, local
+from tasks.tune.trial import Job
 
 
 class Worker(Elsewhere):
     """Runs trials in a process, which is started anew when it has died."""
 
-    def __init__(self, job: Job, make: Callable[[Job], Runner] = local) -> None:
+    def __init__(self, job: Job, make: Make = local) -> None:
         """Start it.
 
         Args:
             job: what its trials are about.
-            make: makes the runner there; a module-level function.
+            make: makes the runner there.
         """
         self._job, self._make = job, make
         self._closing, self._closed = threading.Lock(), False  # it is closed while another thread may start it anew
@@ -75,7 +74,7 @@ def _end(code: int | None) -> str:
     return f"its process ended with code {code}"
 
 
-def _serve(pipe: Connection, job: Job, make: Callable[[Job], Runner]) -> None:
+def _serve(pipe: Connection, job: Job, make: Make) -> None:
     """The process: answers one question after the other until the pipe is closed."""
     threading.Thread(target=_end_with_parent, daemon=True).start()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the stage ends its workers

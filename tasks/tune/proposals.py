@@ -48,8 +48,9 @@ def resolve(space: Section, searched: Callable[[str], Value]) -> dict[str, Value
         elif holds(option, values):
             values[name] = searched(name)
         else:
-            assert option.otherwise is not None, "a condition without `otherwise` is refused at the door"  # noqa: S101
-            values[name] = option.otherwise
+            otherwise = option.otherwise
+            assert otherwise is not None, "a condition without `otherwise` is refused at the door"  # noqa: S101
+            values[name] = otherwise
     return {name: values[name] for name in type(space).model_fields}
 
 
@@ -126,7 +127,7 @@ def _values(option: Searchable, is_whole: bool) -> list[Any]:
 def _at(option: FloatRange, share: float) -> float:
     """The value at a share of a range, from 0 to 1."""
     if option.log:
-        return option.low * (option.high / option.low) ** share
+        return float(option.low * (option.high / option.low) ** share)
     value = option.low + (option.high - option.low) * share
     return value if option.step is None else option.low + round((value - option.low) / option.step) * option.step
 

@@ -39,6 +39,5 @@ def read(folder: Path) -> tuple[tuple[Tensor, ...], tuple[np.ndarray, ...], np.n
 
 def _mapped(path: Path) -> np.ndarray:
     """An array whose pages all processes share; one that wrote to it would get a copy of the page."""
-    if np.load(path, mmap_mode="r", allow_pickle=False).size == 0:
-        return np.load(path, allow_pickle=False)  # an empty file cannot be mapped
-    return np.asarray(np.load(path, mmap_mode="c", allow_pickle=False))
+    found: np.ndarray = np.asarray(np.load(path, mmap_mode="c", allow_pickle=False))
+    return found

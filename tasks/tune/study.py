@@ -15,6 +15,7 @@ from typing import Any
 
 import optuna
 from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock, JournalStorage
+from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from tasks.core.errors import MachineError, UsageError
@@ -147,10 +148,12 @@ def _is_complete(params: Mapping[str, Any], space: Section) -> bool:
 
 
 def _load(settings: Tune, storage: optuna.storages.BaseStorage, name: str, higher_is_better: bool) -> optuna.Study:
+    maximize, minimize = StudyDirection.MAXIMIZE, StudyDirection.MINIMIZE
+    costs = [minimize] * (len(settings.objectives) - 1)
     return optuna.create_study(
         storage=storage,
         study_name=name,
-        directions=["maximize" if higher_is_better else "minimize", *["minimize"] * (len(settings.objectives) - 1)],
+        directions=[maximize if higher_is_better else minimize, *costs],
         pruner=methods.pruner(settings),
         load_if_exists=True,
     )

@@ -5,12 +5,12 @@ from __future__ import annotations
 import functools
 import itertools
 import os
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 from tasks.tune.elsewhere import local
 from tasks.tune.processes import Worker
-from tasks.tune.trial import Job, Outcome, Report, Runner, Task
+from tasks.tune.trial import Event, Job, Runner, Task
 
 
 class Together:
@@ -24,11 +24,11 @@ class Together:
         self._workers: list[Worker] = []
         self._start()
 
-    def begin(self, task: Task) -> Report | Outcome:
+    def begin(self, task: Task) -> Event:
         """See :class:`~tasks.tune.trial.Runner`."""
         return self._ask("begin", task)
 
-    def go_on(self, stop: bool) -> Report | Outcome:
+    def go_on(self, stop: bool) -> Event:
         """See :class:`~tasks.tune.trial.Runner`."""
         return self._ask("go_on", stop)
 
@@ -44,9 +44,9 @@ class Together:
             Worker(self._job, functools.partial(member, rank=rank, meeting=meeting.as_uri())) for rank in ranks
         ]
 
-    def _ask(self, method: str, argument: Any) -> Report | Outcome:
+    def _ask(self, method: str, argument: Any) -> Event:
         with ThreadPoolExecutor(len(self._workers)) as pool:
-            answers = [pool.submit(getattr(worker, method), argument) for worker in self._workers]
+            answers: list[Future[Event]] = [pool.submit(getattr(worker, method), argument) for worker in self._workers]
         for worker, answer in zip(self._workers, answers, strict=True):
             if not worker.is_alive():  # the others can only have failed by its absence
                 outcome = answer.result()

@@ -82,6 +82,8 @@ class Outcome:
     error: str = ""
 
 
+#: What is heard of a running trial.
+Event = Report | Outcome
 #: A training: says what every epoch gave, is told whether to stop, and returns how it ended.
 Training = Generator[Report, bool, Outcome]
 
@@ -89,10 +91,10 @@ Training = Generator[Report, bool, Outcome]
 class Runner(Protocol):
     """Runs one trial at a time, here or elsewhere. A trial that breaks down is a failed outcome, not an exception."""
 
-    def begin(self, task: Task) -> Report | Outcome:
+    def begin(self, task: Task) -> Event:
         """Start a trial, and run it to the end of its first epoch."""
 
-    def go_on(self, stop: bool) -> Report | Outcome:
+    def go_on(self, stop: bool) -> Event:
         """Run the trial to the end of its next epoch, or stop it."""
 
     def close(self) -> None:
@@ -106,19 +108,19 @@ class Local:
         self._train = train
         self._running: Training | None = None
 
-    def begin(self, task: Task) -> Report | Outcome:
+    def begin(self, task: Task) -> Event:
         """See :class:`Runner`."""
         self._running = self._train(task)
         return self._step(next)
 
-    def go_on(self, stop: bool) -> Report | Outcome:
+    def go_on(self, stop: bool) -> Event:
         """See :class:`Runner`."""
         return self._step(lambda running: running.send(stop))
 
     def close(self) -> None:
         """Nothing runs elsewhere."""
 
-    def _step(self, advance: Callable[[Training], Report]) -> Report | Outcome:
+    def _step(self, advance: Callable[[Training], Report]) -> Event:
         assert self._running is not None, "a trial goes on after it has begun"  # noqa: S101
         try:
             return advance(self._running)
