@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -120,7 +120,7 @@ class Objective:
             if (yield Report(epoch, score)):
                 running.forget()
                 return Outcome("stopped")
-            enough = self._has_stalled(scores)
+            enough = has_stalled(scores, self.settings.early_stopping, self.metric.higher_is_better)
         seconds = running.seconds
         costs = self._costs(network, trained.state, seconds)
         kept = checkpoints.Checkpoint(task.number, trained.score, dict(task.values), round(seconds, 2), costs)
@@ -146,15 +146,6 @@ class Objective:
             values["learning_rate"], values["weight_decay"], own.epochs, own.batch_size, dtype, own.clip, own.parts,
             own.processes,
         )  # fmt: skip
-
-    def _has_stalled(self, scores: list[float]) -> bool:
-        """Whether the last ``early_stopping`` epochs brought nothing better than those before them."""
-        patience = self.settings.early_stopping
-        if patience is None or len(scores) <= patience:
-            return False
-        better = max if self.metric.higher_is_better else min
-        before = better(scores[:-patience])
-        return better([before, *scores[-patience:]]) == before
 
     def _costs(self, network: nn.Module, state: Mapping[str, Tensor], seconds: float) -> dict[str, float]:
         """The costs that are searched or limited; the others are not measured."""
@@ -195,6 +186,15 @@ class Objective:
     def parameters(self, values: Mapping[str, Any]) -> int:
         """Number of trainable values of a network of this shape."""
         return sum(value.numel() for value in self.model.build(self.encoder, values).parameters())
+
+
+def has_stalled(scores: Sequence[float], patience: int | None, higher_is_better: bool) -> bool:
+    """Whether the last ``patience`` epochs brought nothing better than those before them."""
+    if patience is None or len(scores) <= patience:
+        return False
+    better = max if higher_is_better else min
+    before = better(scores[:-patience])
+    return better(before, *scores[-patience:]) == before
 
 
 def _encoded(
