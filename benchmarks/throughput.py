@@ -26,10 +26,11 @@ from torch.utils.data import DataLoader, Dataset
 
 from tasks.core import manifest
 from tasks.core.settings import load
-from tasks.core.space import Choice, FloatRange
 from tasks.core.stage import StageSettings
 from tasks.core.training import Recipe, train
 from tasks.tune.objective import Objective
+from tasks.tune.trial import Job
+from tasks.tune.workers import middle
 
 Loss = Callable[[nn.Module, tuple[Tensor, ...]], Tensor]
 
@@ -96,13 +97,6 @@ def ours(network: nn.Module, recipe: Recipe, examples: tuple[Tensor, ...], loss:
     train(network, recipe, examples, loss, lambda _: 0.0, 0, lambda *_: None)
 
 
-def middle(option: object) -> Any:
-    """One value of a hyperparameter's range."""
-    if isinstance(option, Choice):
-        return option.choices[len(option.choices) // 2]
-    return (option.low + option.high) / 2 if isinstance(option, FloatRange) else option
-
-
 def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -115,9 +109,9 @@ def main() -> None:
     params = load(options.params)
     settings = StageSettings(params.base, params.tune, options.params.parent)
     splits = settings.artifacts / "validate"
-    objective = Objective.prepare(settings, manifest.read(splits).facts, splits, Path("unused"))
+    objective = Objective.prepare(Job.of(settings, manifest.read(splits).facts, splits, Path("unused")))
     torch.set_deterministic_debug_mode("default")  # Lightning's own choice; the same for all three
-    values = {name: middle(getattr(params.tune.space, name)) for name in type(params.tune.space).model_fields}
+    values = middle(params.tune.space).values
     dtype = torch.bfloat16 if params.tune.precision != "fp32" else None
     recipe = Recipe(values["learning_rate"], values["weight_decay"], 1, params.tune.batch_size, dtype)
     examples = tuple(tensor[: options.examples] for tensor in objective.examples)

@@ -188,7 +188,7 @@ def _is_ours(dvc_yaml: Path) -> bool:
 
 
 def _model_files(params: Path, settings: Params) -> list[str]:
-    """What `tune` reads of a model that the user brings, relative to the params file's folder.
+    """What `tune` reads of a user's model or earlier search, relative to the params file's folder.
 
     Raises:
         UsageError: if it is not there.
@@ -196,7 +196,7 @@ def _model_files(params: Path, settings: Params) -> list[str]:
     """
     given = settings.tune.start_from
     if given is None:
-        return []
+        return [settings.tune.warm_start] if settings.tune.warm_start else []
     path = params.parent / given
     if not path.is_file():
         raise UsageError("tune.start_from must name a file", f"{path} does not exist", "correct the path")

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import optuna
 import pyarrow.parquet as pq
 import pytest
 import worlds
 from optuna.storages import JournalStorage
 from optuna.storages._cached_storage import _CachedStorage
-from optuna.trial import FrozenTrial, Trial
+from optuna.trial import FrozenTrial
 
 from tasks.core import files, manifest
 from tasks.core.errors import DataRejected, NotProven, UsageError
@@ -22,7 +21,9 @@ from tasks.core.original import load
 from tasks.core.settings import Params, Tune, parse
 from tasks.core.stage import run_stage
 from tasks.core.workloads.tabular.space import Space
-from tasks.tune import objective, study
+from tasks.tune import objective, proposals, study
+from tasks.tune.search import search as search_with
+from tasks.tune.trial import Local, Outcome, Report, Task, Training
 
 EPOCHS = 9
 SPACE = {
@@ -46,22 +47,28 @@ def tune(**values: Any) -> Tune:
     return parse(raw).tune
 
 
-def learn(trial: Trial, values: Mapping[str, float]) -> float:
+def learn(task: Task) -> Training:
     """A training without a network: a curve that the hyperparameters decide, and one corner that diverges."""
+    values = task.values
     if values["dropout"] > 0.45:
         raise FloatingPointError("diverged")
     quality = 0.9 - abs(values["dropout"] - 0.2) - values["learning_rate"] - 1 / values["hidden"]
+    score = 0.0
     for epoch in range(1, EPOCHS + 1):
         score = quality * (1 - 0.5**epoch)
-        trial.report(score, epoch)
-        if epoch < EPOCHS and trial.should_prune():
-            raise optuna.TrialPruned
-    return score
+        if (yield Report(epoch, score)):
+            return Outcome("stopped")
+    return Outcome("complete", score, {"size_kib": float(values["hidden"] * values["layers"])})
+
+
+def trials_with(
+    settings: Tune, folder: Path, train: Callable[[Task], Training] = learn, seed: int = 11
+) -> list[FrozenTrial]:
+    return search_with(study.open_study(settings, folder), settings, seed, [Local(train)])
 
 
 def search(settings: Tune, folder: Path) -> list[tuple[Any, ...]]:
-    trials = study.search(study.open_study(settings, folder), settings, 11, learn)
-    return [plain(trial) for trial in trials]
+    return [plain(trial) for trial in trials_with(settings, folder)]
 
 
 def plain(trial: FrozenTrial) -> tuple[Any, ...]:
@@ -101,7 +108,7 @@ def test_samplers_and_seeds_differ(tmp_path: Path) -> None:
     for sampler in ("tpe", "random", "grid"):
         proposed[sampler] = [trial[2] for trial in search(tune(sampler=sampler, pruner="none"), tmp_path / sampler)]
     assert proposed["tpe"] != proposed["random"]
-    other = study.search(study.open_study(tune(pruner="none"), tmp_path / "seed"), tune(pruner="none"), 12, learn)
+    other = trials_with(tune(pruner="none"), tmp_path / "seed", seed=12)
     assert [trial.params for trial in other] != proposed["tpe"]
     assert len({json.dumps(point) for point in proposed["random"]}) == 8
 
@@ -119,7 +126,7 @@ def test_the_grid_of_a_range_stays_inside_it() -> None:
     """0.7 + (3.1 - 0.7) is a little more than 3.1 in floating point."""
     for low, high in ((0.7, 3.1), (0.1, 0.7), (1e-3, 6e-3)):
         option = parse(worlds.params({"tune": {"space": SPACE | {"weight_decay": {"low": low, "high": high}}}}))
-        values = {point["weight_decay"] for point in study._grid(option.tune.space, 0)}
+        values = {point["weight_decay"] for point in proposals.grid(option.tune.space, 0)}
         assert min(values) == low
         assert max(values) == high
 
@@ -186,16 +193,16 @@ def test_a_resumed_study_runs_only_what_is_left(tmp_path: Path) -> None:
     settings = tune(trials=6)
     ran: list[int] = []
 
-    def counted(trial: Trial, values: Mapping[str, float]) -> float:
-        if trial.number == 3 and len(ran) == 3:
+    def counted(task: Task) -> Training:
+        if task.number == 3 and len(ran) == 3:
             raise Killed
-        ran.append(trial.number)
-        return learn(trial, values)
+        ran.append(task.number)
+        return (yield from learn(task))
 
     with pytest.raises(Killed):
-        study.search(study.open_study(settings, tmp_path), settings, 11, counted)
+        trials_with(settings, tmp_path, counted)
     ran.append(-1)
-    study.search(study.open_study(settings, tmp_path), settings, 11, counted)
+    trials_with(settings, tmp_path, counted)
     assert ran == [0, 1, 2, -1, 3, 4, 5]
 
 
@@ -210,20 +217,22 @@ def test_the_lock_and_the_half_line_that_a_kill_leaves_do_not_stop_the_next_run(
 
 
 def test_a_search_without_a_completed_trial_proves_nothing(tmp_path: Path) -> None:
-    def diverge(trial: Trial, values: Mapping[str, float]) -> float:
+    def diverge(task: Task) -> Training:
         raise FloatingPointError("the scores are not finite")
+        yield
 
     with pytest.raises(NotProven, match="all 8 failed or were pruned; the first: the scores are not finite") as caught:
-        study.search(study.open_study(tune(), tmp_path), tune(), 11, diverge)
+        trials_with(tune(), tmp_path, diverge)
     assert caught.value.exit_code == 4
 
 
 def test_a_bug_in_a_training_is_not_taken_for_a_failed_trial(tmp_path: Path) -> None:
-    def broken(trial: Trial, values: Mapping[str, float]) -> float:
+    def broken(task: Task) -> Training:
         raise ZeroDivisionError
+        yield
 
     with pytest.raises(ZeroDivisionError):
-        study.search(study.open_study(tune(), tmp_path), tune(), 11, broken)
+        trials_with(tune(), tmp_path, broken)
 
 
 def test_a_fixed_hyperparameter_is_not_searched(tmp_path: Path) -> None:
@@ -231,11 +240,12 @@ def test_a_fixed_hyperparameter_is_not_searched(tmp_path: Path) -> None:
     settings = tune(space=fixed, trials=2)
     given: list[Mapping[str, float]] = []
 
-    def keep(trial: Trial, values: Mapping[str, float]) -> float:
-        given.append(dict(values))
-        return 0.5
+    def keep(task: Task) -> Training:
+        given.append(task.values)
+        yield Report(1, 0.5)
+        return Outcome("complete", 0.5)
 
-    trials = study.search(study.open_study(settings, tmp_path), settings, 0, keep)
+    trials = trials_with(settings, tmp_path, keep)
     assert given == [fixed, fixed]
     assert [trial.params for trial in trials] == [{}, {}]
 
@@ -292,8 +302,9 @@ def test_the_original_has_the_quality_that_the_room_reports(tiny: Path) -> None:
 
 def test_no_pickle_no_time_and_no_scratch_are_left(tiny: Path) -> None:
     tuned = tiny / "artifacts" / "tune"
-    assert {path.suffix for path in tuned.iterdir()} == {".json", ".csv", ".safetensors"}
-    assert "seconds" not in "".join(path.read_text() for path in tuned.glob("*.json"))
+    assert {path.suffix for path in tuned.iterdir()} == {".json", ".csv", ".html", ".safetensors"}
+    written = [path for path in tuned.glob("*.json") if path.name != "manifest.json"]  # which names every setting
+    assert "seconds" not in "".join(path.read_text() for path in written)
     assert not (tiny / "artifacts" / "scratch" / "tune").exists()
     measured = files.read_json(tiny / "artifacts" / "runs" / "tune.json")["measured"]
     assert measured["training_seconds"] > 0
@@ -311,16 +322,16 @@ def test_the_same_seed_gives_the_same_manifest_and_another_seed_does_not(tiny: P
 
 def test_an_interrupted_room_goes_on_where_it_stopped(tiny: Path, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     trained: list[int] = []
-    train = objective.train
+    epochs = objective.epochs
 
     def counted(*args: Any) -> Any:
         trained.append(len(trained))
         if len(trained) == 2:
-            args[-1](1, 0.99)  # a report that the study stores, and that a resumed study must forget
+            yield 1, 0.99  # a report that the study stores, and that a resumed study must forget
             raise KeyboardInterrupt
-        return train(*args)
+        return (yield from epochs(*args))
 
-    monkeypatch.setattr(objective, "train", counted)
+    monkeypatch.setattr(objective, "epochs", counted)
     with pytest.raises(KeyboardInterrupt):
         run(root)
     assert not (root / "artifacts" / "tune").exists()
@@ -334,7 +345,7 @@ def test_changed_settings_begin_another_study(root: Path, monkeypatch: pytest.Mo
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(objective, "train", interrupted)
+        patch.setattr(objective, "epochs", interrupted)
         with pytest.raises(KeyboardInterrupt):
             run(root)
     run(root, {"tune": {"trials": 1, "epochs": 1}})

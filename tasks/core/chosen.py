@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import importlib.util
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from tasks.core import contracts, plugins
 from tasks.core.errors import Mistake, UsageError
 from tasks.core.sections import unknown_key
 
+#: Choices that need a library beyond those that Assay always brings: (key, value) -> (module, extra).
+_LIBRARIES = {
+    ("tune.sampler", "cmaes"): ("cmaes", "cmaes"),
+    ("tune.executor", "ray"): ("ray", "ray"),
+    ("tune.executor", "dask"): ("distributed", "dask"),
+}
+
 
 def mistakes(raw: Any) -> list[Mistake]:
     """What is wrong with the names of plug-ins in a parsed params file, and with the plug-ins, apart from its shape.
+
+    A library that a choice needs, and that is not installed, is among it.
 
     Workloads and models are not among it: :mod:`tasks.core.settings` loads them, for their hyperparameters.
     """
@@ -28,7 +38,14 @@ def mistakes(raw: Any) -> list[Mistake]:
         for key, group, name in named
         if name in contracts.shadows(group)
     ]
-    return [mistake for mistake in found if mistake is not None]
+    return [*(mistake for mistake in found if mistake is not None), *_missing(raw)]
+
+
+def _missing(raw: Any) -> Iterator[Mistake]:
+    for (key, value), (module, extra) in _LIBRARIES.items():
+        if any(text == value for _, _, text in _texts(raw, key, "")) and importlib.util.find_spec(module) is None:
+            way_out = f"pip install 'assay[{extra}]'"
+            yield Mistake(key, value, f"this choice needs the package `{module}`, which is not installed", way_out)
 
 
 def as_mistake(key: str, name: str, error: UsageError) -> Mistake:

@@ -21,7 +21,7 @@ def prepare(base: Base) -> torch.device:
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS is deterministic only with a fixed workspace
     import torch
 
-    torch.set_num_threads(base.threads or _cores())
+    torch.set_num_threads(base.threads or cores())
     # The same as torch.use_deterministic_algorithms(True), which also loads the compiler: 1.6 s a stage.
     torch.set_deterministic_debug_mode("error")
     works = torch.cuda.is_available()
@@ -34,7 +34,7 @@ def prepare(base: Base) -> torch.device:
     return torch.device("cuda" if works and base.device != "cpu" else "cpu")
 
 
-def _cores() -> int:
+def cores() -> int:
     """Cores that this process may use: in a container often fewer than the machine has."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
@@ -46,8 +46,8 @@ def autocast_dtype(precision: str, device: torch.device) -> torch.dtype | None:
     """
     import torch
 
-    if precision == "fp32":
-        return None
+    if precision in ("fp32", "fp16"):
+        return torch.float16 if precision == "fp16" else None
     if device.type == "cuda":
         has = torch.cuda.is_bf16_supported(including_emulation=False)
     else:

@@ -13,9 +13,10 @@ import operator
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import AfterValidator, Field, create_model, model_validator
+from pydantic import AfterValidator, Field, create_model, field_validator, model_validator
 
 from tasks.core import chosen as named
+from tasks.core import space as spaces
 from tasks.core import workloads
 from tasks.core.contracts import NETWORK_METHODS
 from tasks.core.errors import Mistake, UsageError
@@ -28,6 +29,7 @@ _SCHEMA = "params.schema.json"
 _NAME = r"^[a-z0-9][a-z0-9_-]*$"
 Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[int, Field(ge=1)]
+Above0 = Annotated[float, Field(gt=0)]
 Margin = Annotated[float, Field(gt=0)] | Annotated[str, Field(pattern=r"^[0-9]+(\.[0-9]+)?%$")]
 
 
@@ -126,25 +128,73 @@ class Features(Section):
     """Quantile bins of a numeric column's piecewise-linear encoding."""
 
 
+class Costs(Section):
+    """What the model may cost: the best metric within all of these is taken."""
+
+    training_seconds: Above0 | None = None
+    """Seconds of one training; it differs from run to run."""
+    latency_ms: Above0 | None = None
+    """Milliseconds in which the trained network answers one row; it differs from run to run."""
+    size_kib: Above0 | None = None
+    """KiB of the network's float32 weights."""
+
+
 class Tune(Section):
     """The search for hyperparameters, and the training of the original model."""
 
-    sampler: Literal["tpe", "random", "grid"] = "tpe"
-    """How the next configuration is proposed."""
+    sampler: Literal["grid", "random", "qmc", "tpe", "gp", "cmaes", "nsga2", "nsga3"] = "tpe"
+    """How the next configuration is proposed: all combinations in random order; at random; spread evenly (Sobol);
+    by densities of good and bad ones; by a Gaussian process; by evolution of a normal distribution (numbers only, needs
+    the extra `cmaes`), or of a population."""
     trials: Positive = 10
-    """Finished trials (pruned ones included) that the study holds at the end."""
+    """Finished trials (pruned ones included) that the study holds at the end, unless it ends earlier."""
+    minutes: Above0 | None = None
+    """The search ends after this time; what is then running is stopped. Null means no limit."""
+    patience: Positive | None = None
+    """The search ends after so many finished trials without a better one. Null means never."""
     epochs: Positive = 6
     """Passes over the training rows of one full trial."""
     batch_size: Positive = 1024
     """Rows of one step."""
-    pruner: Literal["hyperband", "none"] = "hyperband"
-    """How hopeless trials are stopped early."""
-    storage: Literal["journal", "sqlite"] = "journal"
-    """Format of the study's file under artifacts."""
+    pruner: Literal["hyperband", "median", "wilcoxon", "none"] = "hyperband"
+    """How hopeless trials are stopped early: successive halving, below the median of the others' epochs, or
+    significantly below the best one's epochs."""
+    objectives: Annotated[
+        tuple[Literal["metric", "training_seconds", "latency_ms", "size_kib"], ...], Field(min_length=1)
+    ] = ("metric",)
+    """What is searched for: the metric alone, or its best trade-offs with what the model costs (see `limits`)."""
+    limits: Costs = Costs()
+    """Limits of what the model may cost."""
+    pick: Literal["metric", "knee"] = "metric"
+    """Of the trials within `limits`: the best metric, or the best trade-off (nearest to the best of each objective)."""
+    warm_start: Annotated[str, Field(min_length=1)] | None = None
+    """An earlier search (its `trials.csv` or artifacts folder) whose best configurations are the first trials."""
+    warm_start_trials: Positive = 3
+    """How many of them."""
+    storage: Literal["journal", "sqlite", "shared"] = "journal"
+    """Format of the study's file under artifacts; or `shared`: the database that ASSAY_TUNE_STORAGE names
+    (postgresql://... needs the extra `postgresql`, grpc://host:port is Optuna's proxy)."""
+    study: Annotated[str, Field(pattern=_NAME)] | None = None
+    """Name of the study in the shared database; null takes one that is made of base.name, settings and data."""
+    executor: Literal["local", "ray", "dask"] = "local"
+    """Where trials run: on this machine, or on a Ray or Dask cluster (extras of those names), which sees the same
+    artifacts folder. RAY_ADDRESS or DASK_SCHEDULER_ADDRESS names a running cluster; else one is started here."""
+    workers: Positive | Literal["auto"] = 1
+    """Trials at a time. More than one run in processes of their own, share the rows' memory, and divide the cores
+    unless base.threads is set. `auto` takes as many as are measured to be faster (local only)."""
+    processes: Positive = 1
+    """Processes that train one network together, each on its share of every step's rows: one for each GPU, or each
+    with a share of the cores (local only). Batch norm sees its own process's rows."""
     top_k: Positive = 3
     """Checkpoints kept."""
-    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     """Precision of matrix products in training; `auto` takes bf16 where the processor has instructions for it."""
+    clip: Above0 | None = None
+    """Largest norm of a step's gradient. Null leaves it as it is."""
+    parts: Positive = 1
+    """A step's rows are computed in so many parts, one after the other: less memory, the same step."""
+    early_stopping: Positive | None = None
+    """A training ends after so many epochs without a better score. Null means never."""
     class_weights: Literal["none", "balanced"] = "none"
     """`balanced` weighs the rows of a rare class up, so that every class counts as much in the loss."""
     augment: Literal["auto", "flip", "none"] = "auto"
@@ -159,6 +209,45 @@ class Tune(Section):
     """Columns."""
     space: Section = Section()
     """Hyperparameters: those of `model`."""
+
+    @field_validator("objectives")
+    @classmethod
+    def _metric_first(cls, objectives: tuple[str, ...]) -> tuple[str, ...]:
+        if objectives[0] != "metric" or len(set(objectives)) < len(objectives):
+            raise ValueError("`metric` comes first, and each objective once")
+        return objectives
+
+    @field_validator("space")
+    @classmethod
+    def _possible(cls, space: Section) -> Section:
+        if problems := spaces.impossible(space):
+            raise ValueError("; ".join(problems))
+        return space
+
+    @model_validator(mode="after")
+    def _search_that_can_be(self) -> Tune:
+        several, problems = len(self.objectives) > 1, []
+        if several and self.pruner != "none":
+            problems.append("with several objectives no trial can be stopped early: set `pruner: none`")
+        if several and self.sampler == "cmaes":
+            problems.append("`cmaes` has one objective: take nsga2, nsga3, tpe or gp for several")
+        if several and self.patience is not None:
+            problems.append("`patience` waits for a better metric: leave it out with several objectives")
+        if self.pick == "knee" and not several:
+            problems.append("`pick: knee` needs several `objectives`")
+        if self.study is not None and self.storage != "shared":
+            problems.append("`study` is a name in the shared database: set `storage: shared`")
+        if self.processes > 1 and (self.executor != "local" or self.workers == "auto"):
+            problems.append("`processes` train together on this machine: set `executor: local` and a number of workers")
+        if self.batch_size % self.processes:
+            problems.append("`batch_size` must be a multiple of `processes`, so that all have as many rows")
+        if self.executor != "local" and self.workers == "auto":
+            problems.append("`workers: auto` measures this machine: give a number for a cluster")
+        if self.sampler == "cmaes" and type(self.space).model_fields and not spaces.has_range(self.space):
+            problems.append("`cmaes` searches numbers: give at least one range under `space`")
+        if problems:
+            raise ValueError("; ".join(problems))
+        return self
 
     @model_validator(mode="after")
     def _one_origin(self) -> Tune:
@@ -360,6 +449,15 @@ class Params(Section):
     verify: Verify = Verify()
     export: Export = Export()
     promote: Promote = Promote()
+
+    @model_validator(mode="after")
+    def _no_circle(self) -> Params:
+        own, given = Path(self.base.artifacts_dir), self.tune.warm_start
+        if given is not None and (Path(given) == own or own in Path(given).parents):
+            raise ValueError(
+                "tune.warm_start must not lie in base.artifacts_dir, which this run writes: copy the earlier trials.csv"
+            )
+        return self
 
     def section(self, stage: str) -> Any:
         """The section of a stage (one of :data:`STAGES`)."""

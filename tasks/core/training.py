@@ -1,16 +1,24 @@
-"""One training: AdamW, warm-up and cosine decay, an exponential moving average of the weights, one report an epoch."""
+"""One training: AdamW, warm-up and cosine decay, an exponential moving average of the weights, one report an epoch.
+
+A training can be kept after any epoch, and goes on from there as if it had never stopped, to the last bit.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Generator, Iterator, Mapping
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
+from torch import distributed as dist
 
 _WARM_UP_STEPS = 100
 _EMA_DECAY = 0.99
+#: Rows are gathered in the order of an epoch in parts of about this size, so that trainings which share the rows'
+#: memory do not each hold a copy of them all.
+_GATHERED_BYTES = 16 << 20
 
 Batch = tuple[Tensor, ...]
 Tensors = tuple[Tensor, ...] | list[Tensor]
@@ -25,7 +33,11 @@ class Recipe:
         weight_decay: AdamW's decoupled weight decay.
         epochs: passes over the training examples.
         batch_size: examples of a step; the last, smaller batch of an epoch is left out.
-        dtype: dtype of matrix products, None for float32.
+        dtype: dtype of matrix products, None for float32. With float16 the loss is scaled, as its gradients are small.
+        clip: largest norm of a step's gradient; None leaves it as it is.
+        parts: a step's rows are computed in so many parts, one after the other, which takes less memory.
+        together: processes of torch's default group that train this network together. Each runs the same training with
+            the same seed, and computes its share of every step's rows; the gradients are averaged.
     """
 
     learning_rate: float
@@ -33,6 +45,27 @@ class Recipe:
     epochs: int
     batch_size: int
     dtype: torch.dtype | None
+    clip: float | None = None
+    parts: int = 1
+    together: int = 1
+
+
+@dataclass(frozen=True)
+class Progress:
+    """A training after an epoch: the scores of all epochs so far, and everything that the next one depends on."""
+
+    scores: tuple[float, ...]
+    tensors: Mapping[str, Tensor]
+
+
+class Keeper(Protocol):
+    """Where a training's progress survives a kill."""
+
+    def load(self) -> Progress | None:
+        """What was kept last, if anything."""
+
+    def save(self, scores: tuple[float, ...], tensors: Callable[[], Mapping[str, Tensor]]) -> None:
+        """Keep the progress after an epoch, or leave it; ``tensors`` collects it."""
 
 
 @dataclass(frozen=True)
@@ -52,53 +85,69 @@ def train(
     seed: int,
     report: Callable[[int, float], None],
 ) -> Trained:
-    """Train in place and return the averaged weights after the last epoch.
+    """Run :func:`epochs` to the end; ``report`` is called after each with its number (from 1) and score."""
+    running = epochs(network, recipe, examples, loss, evaluate, seed)
+    while True:
+        try:
+            report(*next(running))
+        except StopIteration as ended:
+            trained: Trained = ended.value
+            return trained
+
+
+def epochs(
+    network: nn.Module,
+    recipe: Recipe,
+    examples: Batch,
+    loss: Callable[[nn.Module, Batch], Tensor],
+    evaluate: Callable[[nn.Module], float],
+    seed: int,
+    keeper: Keeper | None = None,
+) -> Generator[tuple[int, float], bool | None, Trained]:
+    """Train in place; yield the number (from 1) and score of every epoch; return the averaged weights after the last.
+
+    An epoch to which a true value is sent is the last one.
 
     No epoch is picked by its score on validation: the learning rate has decayed to nothing by the last one, and the
     best of several noisy figures is worse on later rows than it looks.
 
     Args:
-        network: freshly initialised, on the examples' device.
+        network: freshly initialised, on the device.
         recipe: how to train.
-        examples: tensors of equal length on the device; the loop shuffles and slices them along the first axis.
-        loss: (network, slice of the examples) -> scalar.
+        examples: tensors of equal length; the loop shuffles and slices them along the first axis.
+        loss: (network, slice of the examples) -> scalar, the mean over its rows.
         evaluate: network -> its metric on validation.
         seed: seed of shuffling, dropout and augmentation.
-        report: called after each epoch with its number (from 1) and score; may raise to stop the training.
+        keeper: where the progress is kept; epochs that it knows are told again, not run again.
 
     Raises:
         FloatingPointError: if the network's answers stop being finite.
     """
     torch.manual_seed(seed)
     count = len(examples[0])
-    batch = min(recipe.batch_size, count)
-    steps = count // batch
-    optimizer = torch.optim.AdamW(
-        network.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay, fused=True
-    )
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, _warm_up_and_cosine(recipe.epochs * steps))
-    average = torch.optim.swa_utils.AveragedModel(
-        network,
-        multi_avg_fn=_exponential_average,
-        use_buffers=True,  # batch norm's running statistics belong to the averaged weights
-    )
-    score = math.nan
-    for epoch in range(1, recipe.epochs + 1):
-        order = torch.randperm(count).to(examples[0].device)
-        shuffled = tuple(tensor[order] for tensor in examples)  # one gather an epoch, so that every batch is a view
+    batch = min(recipe.batch_size, count) // recipe.together * recipe.together
+    loop = Loop(network, recipe, loss, recipe.epochs * (count // batch))
+    progress = keeper.load() if keeper is not None else None
+    scores = list(progress.scores) if progress is not None else []
+    enough: bool | None = False
+    for epoch, score in enumerate(scores, 1):
+        enough = yield epoch, score
+    if progress is not None:
+        loop.restore(progress.tensors, len(scores) * (count // batch))
+    while len(scores) < recipe.epochs and not enough:
         network.train()
-        for start in range(0, count - batch + 1, batch):
-            part = tuple(tensor[start : start + batch] for tensor in shuffled)
-            _step(network, part, loss, optimizer, recipe.dtype)
-            schedule.step()
-            average.update_parameters(network)
-        del shuffled, part  # the next epoch's copy must not meet this one
-        score = evaluate(average.module)
+        for part in _batches(examples, batch, loop.device):
+            loop.step(part)
+        score = evaluate(loop.average.module)
         if not math.isfinite(score):
-            raise FloatingPointError(f"the metric on validation is {score} after epoch {epoch}")
-        report(epoch, score)
-    state = {name: value.detach().cpu().contiguous().clone() for name, value in average.module.state_dict().items()}
-    return Trained(state, score)
+            raise FloatingPointError(f"the metric on validation is {score} after epoch {len(scores) + 1}")
+        scores.append(score)
+        if keeper is not None and len(scores) < recipe.epochs:
+            keeper.save(tuple(scores), loop.tensors)
+        enough = yield len(scores), score
+    averaged = loop.average.module.state_dict().items()
+    state = {name: value.detach().cpu().contiguous().clone() for name, value in averaged}
+    return Trained(state, scores[-1])
 
 
 @torch.no_grad()
@@ -108,18 +157,110 @@ def _exponential_average(averages: Tensors, values: Tensors, count: Tensor | int
     torch.optim.swa_utils.get_ema_multi_avg_fn(decay)(averages, values, count)  # type: ignore[no-untyped-call]
 
 
-def _step(
-    network: nn.Module,
-    part: Batch,
-    loss: Callable[[nn.Module, Batch], Tensor],
-    optimizer: torch.optim.Optimizer,
-    dtype: torch.dtype | None,
-) -> None:
-    with torch.autocast(part[0].device.type, dtype=dtype, enabled=dtype is not None):
-        value = loss(network, part)
-    optimizer.zero_grad(set_to_none=True)
-    value.backward()  # type: ignore[no-untyped-call]
-    optimizer.step()
+class Loop:
+    """A network with its optimizer and its averaged weights, step by step."""
+
+    def __init__(
+        self, network: nn.Module, recipe: Recipe, loss: Callable[[nn.Module, Batch], Tensor], total_steps: int
+    ) -> None:
+        self.device = next(network.parameters()).device
+        self._network, self._recipe, self._loss = network, recipe, loss
+        self._rate = _warm_up_and_cosine(total_steps)
+        self._steps = 0
+        self._optimizer = torch.optim.AdamW(
+            network.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay, fused=True
+        )
+        self._scaler = torch.amp.GradScaler(self.device.type, enabled=recipe.dtype == torch.float16)
+        self.average = torch.optim.swa_utils.AveragedModel(
+            network,
+            multi_avg_fn=_exponential_average,
+            use_buffers=True,  # batch norm's running statistics belong to the averaged weights
+        )
+
+    def step(self, rows: Batch) -> None:
+        """Take one step; nothing waits for the device."""
+        for group in self._optimizer.param_groups:
+            group["lr"] = self._recipe.learning_rate * self._rate(self._steps)
+        self._optimizer.zero_grad(set_to_none=True)
+        if self._recipe.together > 1:
+            rows = tuple(tensor.chunk(self._recipe.together)[dist.get_rank()] for tensor in rows)
+        for part in self._parts(rows):
+            with torch.autocast(self.device.type, dtype=self._recipe.dtype, enabled=self._recipe.dtype is not None):
+                value = self._loss(self._network, part)
+            if len(part[0]) < len(rows[0]):
+                value = value * (len(part[0]) / len(rows[0]))
+            self._scaler.scale(value).backward()  # type: ignore[no-untyped-call]
+        if self._recipe.together > 1:
+            self._average_gradients()
+        if self._recipe.clip is not None:
+            self._scaler.unscale_(self._optimizer)
+            nn.utils.clip_grad_norm_(self._network.parameters(), self._recipe.clip)
+        self._scaler.step(self._optimizer)
+        self._scaler.update()
+        self._steps += 1
+        self.average.update_parameters(self._network)
+
+    def _average_gradients(self) -> None:
+        """Let all processes step along the mean of their gradients, which travel as one tensor.
+
+        Not torch's DistributedDataParallel: it watches a network's ``forward`` alone, and a loss may call any method.
+        """
+        gradients = [value.grad for value in self._network.parameters() if value.grad is not None]
+        flat = torch.cat([gradient.reshape(-1) for gradient in gradients])
+        dist.all_reduce(flat)
+        flat /= self._recipe.together
+        means = torch.split(flat, [one.numel() for one in gradients])
+        for gradient, mean in zip(gradients, means, strict=True):
+            gradient.copy_(mean.view_as(gradient))
+
+    def _parts(self, rows: Batch) -> Iterator[Batch]:
+        if self._recipe.parts == 1:
+            return iter([rows])
+        return zip(*(tensor.chunk(self._recipe.parts) for tensor in rows), strict=True)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Everything that the next step depends on, on the CPU, by name."""
+        found = {f"network.{name}": value for name, value in self._network.state_dict().items()}
+        found |= {f"average.{name}": value for name, value in self.average.state_dict().items()}
+        for index, values in self._optimizer.state_dict()["state"].items():
+            found |= {f"optimizer.{index}.{name}": value for name, value in values.items()}
+        found |= {f"scaler.{name}": torch.tensor(value) for name, value in self._scaler.state_dict().items()}
+        found |= {"rng.cpu": torch.get_rng_state()}
+        if self.device.type == "cuda":
+            found["rng.cuda"] = torch.cuda.get_rng_state(self.device)
+        return {name: value.detach().cpu().contiguous().clone() for name, value in found.items()}
+
+    def restore(self, tensors: Mapping[str, Tensor], steps: int) -> None:
+        """Go back to where :meth:`tensors` were taken, after so many steps."""
+        self._steps = steps
+        self._network.load_state_dict(_under("network.", tensors))
+        self.average.load_state_dict(_under("average.", tensors))
+        state: dict[int, dict[str, Tensor]] = {}
+        for name, value in _under("optimizer.", tensors).items():
+            index, _, key = name.partition(".")
+            state.setdefault(int(index), {})[key] = value
+        self._optimizer.load_state_dict(self._optimizer.state_dict() | {"state": state})
+        if scaled := {name: value.item() for name, value in _under("scaler.", tensors).items()}:
+            self._scaler.load_state_dict(scaled)
+        torch.set_rng_state(tensors["rng.cpu"])
+        if "rng.cuda" in tensors:
+            torch.cuda.set_rng_state(tensors["rng.cuda"], self.device)
+
+
+def _under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+
+
+def _batches(examples: Batch, batch: int, device: torch.device) -> Iterator[Batch]:
+    """The examples in random order, batch by batch, on the device; what is left over at the end is not used."""
+    count = len(examples[0])
+    order = torch.randperm(count)[: count // batch * batch].to(examples[0].device)
+    gathered = max(1, _GATHERED_BYTES // max(1, sum(tensor[:1].nbytes for tensor in examples) * batch)) * batch
+    for first in range(0, len(order), gathered):
+        rows = order[first : first + gathered]
+        block = tuple(tensor[rows].to(device, non_blocking=True) for tensor in examples)
+        for start in range(0, len(rows), batch):
+            yield tuple(tensor[start : start + batch] for tensor in block)
 
 
 def _warm_up_and_cosine(total: int) -> Callable[[int], float]:

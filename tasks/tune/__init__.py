@@ -14,17 +14,22 @@ from tasks.core.manifest import Manifest
 from tasks.core.original import ENCODER, SPEC
 from tasks.core.original import write as write_original
 from tasks.core.stage import StageSettings
+from tasks.tune import choose
 
 if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
 
+    from tasks.core.settings import Tune
+    from tasks.tune.choose import Candidate
     from tasks.tune.objective import Objective
+    from tasks.tune.trial import Runner
 
 
 def run(settings: StageSettings, inputs: Mapping[str, Path], out: Path) -> Manifest:
-    """Leave ``trials.csv``, ``best.json``, ``encoder.json``, ``original.json``, ``models.json``, the top-k checkpoints.
+    """Leave the trials' tables and page (:mod:`tasks.tune.tables`), ``best.json``, and the original model.
 
-    A model under ``tune.start_from`` takes the place of the search (:mod:`tasks.tune.brought`).
+    It is ``encoder.json``, ``original.json``, ``models.json`` and the top-k checkpoints. A model under
+    ``tune.start_from`` takes the place of the search (:mod:`tasks.tune.brought`).
 
     The first entry of ``models.json`` is the original model. The study itself is scratch, kept under
     ``<artifacts>/scratch/tune`` until the stage is complete, so that a killed search goes on where it stopped. A study
@@ -33,40 +38,66 @@ def run(settings: StageSettings, inputs: Mapping[str, Path], out: Path) -> Manif
     Raises:
         DataRejected: if the target holds a value that no class is.
         UsageError: if features, metric or model do not fit the data.
-        MachineError: if CUDA was asked for and is not there.
-        NotProven: if no trial completed.
+        MachineError: if CUDA was asked for and is not there, or the study's database does not answer.
+        NotProven: if no trial completed, or none keeps to ``tune.limits``.
     """
     if settings.own.start_from:
         from tasks.tune import brought
 
         return brought.run(settings, inputs, out)
+    return _search(settings, inputs, out)
+
+
+def _search(settings: StageSettings, inputs: Mapping[str, Path], out: Path) -> Manifest:
+    from tasks.tune import proposals, search, tables, workers
     from tasks.tune import study as studies
     from tasks.tune.objective import Objective
+    from tasks.tune.trial import Job
 
     data = manifest.read(inputs["validate"])
+    own: Tune = settings.own
     workload = workloads.find(settings.base.workload)
-    plugins = (workload, workloads.model(workload, settings.own.model))
+    plugins = (workload, workloads.model(workload, own.model))
     scratch = resume.folder(settings, "tune", inputs["validate"], plugins)
     started = time.perf_counter()
-    objective = Objective.prepare(settings, data.facts, inputs["validate"], scratch)
-    study = studies.open_study(settings.own, scratch, objective.metric.higher_is_better)
-    trials = studies.search(study, settings.own, settings.base.seed, objective)
-    settings.measured["search_seconds"] = round(time.perf_counter() - started, 2)
+    job = Job.of(settings, data.facts, inputs["validate"], scratch)
+    objective = Objective.prepare(job)
+    better = objective.metric.higher_is_better
+    study = studies.open_study(own, scratch, better, manifest.identity(inputs["validate"]))
+    first = proposals.earlier(own, settings.root, better)
+    if not workers.is_here(own):
+        objective = workers.share(job, objective)
+    with workers.runners(own, job, objective) as runners:
+        settings.measured["workers"] = len(runners)
+        trials = search.search(study, own, settings.base.seed, runners, first)
+        settings.measured["search_seconds"] = round(time.perf_counter() - started, 2)
+        ranking = choose.ranked(tables.candidates(trials), own, better)
+        _train_again(settings, runners[0], scratch, ranking[: own.top_k], trials)
+    roles, metrics, told = _keep_best(settings, objective, trials, ranking, out)
+    tables.write(study, trials, ranking[0].trial, own, objective.metric.name, out)
+    roles |= {name: role for name, role in tables.FILES.items() if (out / name).is_file()}
+    _keep_study(settings, scratch)
+    return manifest.build("tune", settings.hash, inputs, out, roles, metrics, told)
 
-    studies.write_trials(trials, out / "trials.csv", max if objective.metric.higher_is_better else min)
-    result = _keep_best(settings, objective, trials, out)
-    return manifest.build("tune", settings.hash, inputs, out, *result)
+
+def _keep_study(settings: StageSettings, scratch: Path) -> None:
+    """The study itself holds times, so it lies beside the records of runs: for `optuna-dashboard`."""
+    from tasks.tune import study as studies
+
+    if (path := studies.file_of(settings.own, scratch)) is not None:
+        kept = settings.artifacts / "runs" / path.name
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(path, kept)
 
 
 def _keep_best(
-    settings: StageSettings, objective: Objective, trials: list[FrozenTrial], out: Path
+    settings: StageSettings, objective: Objective, trials: list[FrozenTrial], ranking: list[Candidate], out: Path
 ) -> tuple[dict[str, str], dict[str, float], dict[str, object]]:
     from tasks.tune import checkpoints
 
-    completed = {trial.number: trial for trial in trials if trial.state.name == "COMPLETE"}
-    metric = objective.metric
-    best = checkpoints.best(objective.folder, list(completed), settings.own.top_k, metric.higher_is_better)
-    models = []
+    params = {trial.number: trial.params for trial in trials}
+    metric, models = objective.metric, []
+    best = checkpoints.load(objective.folder, [one.trial for one in ranking[: settings.own.top_k]])
     for checkpoint in best:
         name = f"trial-{checkpoint.trial}.safetensors"
         shutil.copyfile(objective.folder / name, out / name)
@@ -76,11 +107,10 @@ def _keep_best(
     files.write_json(out / "models.json", models)
     kind = settings.own.model or objective.workload.default_model
     write_original(out, settings.base, objective.encoder, kind, str(models[0]["file"]), original.values)
-    files.write_json(out / "best.json", {"trial": original.trial, "params": completed[original.trial].params})
+    files.write_json(out / "best.json", {"trial": original.trial, "params": params[original.trial]})
     settings.measured["training_seconds"] = original.seconds
     log.info("tune: best of %d trials is %d: %s %.4f", len(trials), original.trial, metric.name, original.score)
     roles = {
-        "trials.csv": "trials",
         "best.json": "hyperparameters",
         "models.json": "spec",
         ENCODER: "encoder",
@@ -90,7 +120,23 @@ def _keep_best(
     metrics = {
         f"tune.validation_{metric.name}": original.score,
         "tune.trials": len(trials),
-        "tune.completed": len(completed),
+        "tune.completed": sum(trial.state.name == "COMPLETE" for trial in trials),
         "tune.parameters": objective.parameters(original.values),
     }
     return roles, metrics, {"features": objective.encoder.columns, "metric": metric.name, "model": kind}
+
+
+def _train_again(
+    settings: StageSettings, runner: Runner, scratch: Path, kept: list[Candidate], trials: list[FrozenTrial]
+) -> None:
+    """Train those of the kept trials whose weights are not here: a shared study may be older than this scratch."""
+    from tasks.tune.proposals import resolve
+    from tasks.tune.trial import Report, Task
+
+    params = {trial.number: trial.params for trial in trials}
+    for number in (one.trial for one in kept if not (scratch / f"trial-{one.trial}.json").is_file()):
+        log.info("tune: trial %d is trained again for its weights", number)
+        values = resolve(settings.own.space, params[number].__getitem__)
+        event = runner.begin(Task(number, settings.base.seed + number, values))
+        while isinstance(event, Report):
+            event = runner.go_on(False)

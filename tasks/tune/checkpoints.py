@@ -2,11 +2,22 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+import json
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tasks.core import files
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from tasks.core.training import Progress
+
+#: Keeping the progress of a training may take this share of its time.
+_SHARE_OF_TIME = 0.01
 
 
 @dataclass(frozen=True)
@@ -18,12 +29,14 @@ class Checkpoint:
         score: its metric on validation.
         values: hyperparameters, which with the encoder rebuild the network.
         seconds: training time; not for hashed outputs.
+        costs: what else was measured of the model, by name.
     """
 
     trial: int
     score: float
     values: dict[str, Any]
     seconds: float
+    costs: dict[str, float] = field(default_factory=dict)
 
 
 def save(folder: Path, checkpoint: Checkpoint, state: dict[str, Any]) -> None:
@@ -34,8 +47,59 @@ def save(folder: Path, checkpoint: Checkpoint, state: dict[str, Any]) -> None:
     files.write_json(folder / f"trial-{checkpoint.trial}.json", asdict(checkpoint))
 
 
-def best(folder: Path, trials: list[int], count: int, higher_is_better: bool = True) -> list[Checkpoint]:
-    """The ``count`` best checkpoints of the given trials, best first (ties: earlier trial first)."""
-    found = [Checkpoint(**files.read_json(folder / f"trial-{number}.json")) for number in trials]
-    sign = -1 if higher_is_better else 1
-    return sorted(found, key=lambda checkpoint: (sign * checkpoint.score, checkpoint.trial))[:count]
+def load(folder: Path, trials: list[int]) -> list[Checkpoint]:
+    """The checkpoints of the given trials."""
+    return [Checkpoint(**files.read_json(folder / f"trial-{number}.json")) for number in trials]
+
+
+class Running:
+    """The progress of a trial's training (:class:`~tasks.core.training.Keeper`), in a file that a kill leaves whole.
+
+    It is kept for the same hyperparameters only, and as often as that takes no more than a hundredth of the time.
+    """
+
+    def __init__(self, folder: Path, trial: int, values: Mapping[str, Any], is_read_only: bool = False) -> None:
+        self.is_read_only = is_read_only
+        self._path = folder / f"running-{trial}.safetensors"
+        self._values = json.dumps(dict(values), sort_keys=True)
+        self._started = self._kept = time.perf_counter()
+        self._before = self._cost = 0.0
+
+    @property
+    def seconds(self) -> float:
+        """Time that the training has taken, also before it was interrupted."""
+        return self._before + time.perf_counter() - self._started
+
+    def load(self) -> Progress | None:
+        """What was kept last of this training, if anything."""
+        from safetensors import safe_open
+
+        from tasks.core.training import Progress
+
+        if not self._path.is_file():
+            return None
+        with safe_open(self._path, framework="pt") as file:
+            about = json.loads(file.metadata()["progress"])
+            if about["values"] != self._values:
+                return None
+            self._before = about["seconds"]
+            return Progress(tuple(about["scores"]), {name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118
+
+    def save(self, scores: tuple[float, ...], tensors: Callable[[], Mapping[str, Tensor]]) -> None:
+        """Keep the progress, unless it was kept a moment ago."""
+        from safetensors.torch import save_file
+
+        began = time.perf_counter()
+        if self.is_read_only or (began - self._kept) * _SHARE_OF_TIME < self._cost:
+            return
+        about = {"scores": scores, "values": self._values, "seconds": self.seconds}
+        partial = self._path.with_suffix(".partial")
+        save_file(dict(tensors()), partial, {"progress": json.dumps(about)})
+        partial.replace(self._path)
+        self._kept = time.perf_counter()
+        self._cost = self._kept - began
+
+    def forget(self) -> None:
+        """The training is over."""
+        if not self.is_read_only:
+            self._path.unlink(missing_ok=True)

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+import statistics
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import optuna
 import torch
 from torch import Tensor, nn
 
@@ -18,24 +18,29 @@ from tasks.core.log import log
 from tasks.core.metrics import Metric, find
 from tasks.core.original import Network, metric_name
 from tasks.core.settings import Tune
-from tasks.core.stage import StageSettings
-from tasks.core.training import Batch, Recipe, train
+from tasks.core.training import Batch, Loop, Recipe, epochs
 from tasks.core.workloads.contract import Encoder, Model, Workload
 from tasks.tune import checkpoints
+from tasks.tune import rows as shared
+from tasks.tune.trial import Job, Outcome, Report, Task, Training
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+_LATENCY_RUNS, _LATENCY_WARM_UP = 30, 5
 
 
 @dataclass(frozen=True)
 class Objective:
-    """Callable on (trial, hyperparameters): the metric on validation after the last epoch.
+    """Trains configurations.
 
     Attributes:
         settings: the stage's section.
-        seed: base seed; a trial adds its own number.
         workload: the family of the problem.
         model: the kind of network.
         encoder: fitted on train, the same for every trial.
         metric: what decides.
-        examples: training tensors, on the device.
+        examples: training tensors.
         inputs: the network's inputs for validation, each [rows, ...].
         labels: of validation, [rows].
         folder: where trials leave their checkpoints.
@@ -43,7 +48,6 @@ class Objective:
     """
 
     settings: Tune
-    seed: int
     workload: Workload
     model: Model
     encoder: Encoder
@@ -55,7 +59,7 @@ class Objective:
     device: torch.device
 
     @staticmethod
-    def prepare(settings: StageSettings, facts: Mapping[str, Any], splits: Path, folder: Path) -> Objective:
+    def prepare(job: Job) -> Objective:
         """Read train and validation (never test), fit the encoder, move tensors to the device.
 
         Raises:
@@ -64,66 +68,101 @@ class Objective:
         """
         import pyarrow.parquet as pq
 
-        base, own = settings.base, settings.own
+        base, own, facts = job.base, job.tune, job.facts
         device = devices.prepare(base)
         workload = workloads.find(base.workload)
         metric = find(metric_name(base, facts["task"]), facts["task"])
-        rows = pq.read_table(splits / "train.parquet")
+        rows = pq.read_table(job.splits / "train.parquet")
         encoder = workload.fit(rows, facts, own)
-        examples = tuple(tensor.to(device) for tensor in workload.examples(encoder, rows))
-        validation = pq.read_table(splits / "validation.parquet")
+        folder = job.folder / "rows"
+        there = shared.are_in(folder)
+        examples, inputs, labels = shared.read(folder) if there else _encoded(job, workload, encoder, rows)
         log.info(
             "tune: %d rows to learn from, %d to choose by; the model reads %s; on %s",
-            rows.num_rows, validation.num_rows, ", ".join(encoder.columns[:40]), device,
+            rows.num_rows, len(labels), ", ".join(encoder.columns[:40]), device,
         )  # fmt: skip
         return Objective(
             own,
-            base.seed,
             workload,
             workloads.model(workload, own.model),
             encoder,
             metric,
-            examples,
-            encoder.encode(validation),
-            encoder.labels(validation),
-            folder,
+            tuple(tensor.to(device) for tensor in examples),
+            inputs,
+            labels,
+            job.folder,
             device,
         )
 
-    def __call__(self, trial: optuna.trial.Trial, values: Mapping[str, Any]) -> float:
-        """Train one configuration.
+    def train(self, task: Task) -> Training:
+        """Train one configuration, from where it was interrupted if it was; leave its checkpoint.
 
         Raises:
-            optuna.TrialPruned: if the pruner finds it hopeless.
             FloatingPointError: if training diverges.
         """
-        seed = self.seed + trial.number
-        torch.manual_seed(seed)
-        network = self.model.build(self.encoder, values).to(self.device)
-        recipe = Recipe(
-            values["learning_rate"],
-            values["weight_decay"],
-            self.settings.epochs,
-            self.settings.batch_size,
-            devices.autocast_dtype(self.settings.precision, self.device),
-        )
+        torch.manual_seed(task.seed)
+        network = self.model.build(self.encoder, task.values).to(self.device)
         self.evaluate(network, 2)  # a metric that does not fit the answers is told before the training, not after it
-        started = time.perf_counter()
+        reads = self.settings.processes > 1 and torch.distributed.get_rank() > 0  # one of them writes for all
+        running = checkpoints.Running(self.folder, task.number, task.values, reads)
+        training = epochs(
+            network, self.recipe(task.values), self.examples, self.loss, self.evaluate, task.seed, running
+        )
+        scores: list[float] = []
+        enough = None
+        while True:
+            try:
+                epoch, score = training.send(enough)
+            except StopIteration as ended:
+                trained = ended.value
+                break
+            scores.append(score)
+            if (yield Report(epoch, score)):
+                running.forget()
+                return Outcome("stopped")
+            enough = has_stalled(scores, self.settings.early_stopping, self.metric.higher_is_better)
+        seconds = running.seconds
+        costs = self._costs(network, trained.state, seconds)
+        kept = checkpoints.Checkpoint(task.number, trained.score, dict(task.values), round(seconds, 2), costs)
+        if not running.is_read_only:
+            checkpoints.save(self.folder, kept, trained.state)
+        running.forget()
+        return Outcome("complete", trained.score, costs)
 
-        def report(epoch: int, score: float) -> None:
-            log.info(
-                "tune: trial %d of %d, epoch %d of %d: validation %s %.4f",
-                trial.number + 1, self.settings.trials, epoch, recipe.epochs, self.metric.name, score,
-            )  # fmt: skip
-            trial.report(score, epoch)
-            if epoch < recipe.epochs and trial.should_prune():
-                raise optuna.TrialPruned
+    def steps(self, task: Task) -> tuple[Callable[[], None], int]:
+        """A training's single steps, to be timed: what takes the next one, and the rows of each."""
+        torch.manual_seed(task.seed)
+        network = self.model.build(self.encoder, task.values).to(self.device).train()
+        count = min(self.settings.batch_size, len(self.examples[0]))
+        loop = Loop(network, self.recipe(task.values), self.loss, self.settings.epochs)
+        first = tuple(tensor[:count] for tensor in self.examples)
+        return lambda: loop.step(first), count
 
-        trained = train(network, recipe, self.examples, self.loss, self.evaluate, seed, report)
-        seconds = round(time.perf_counter() - started, 2)
-        kept = checkpoints.Checkpoint(trial.number, trained.score, dict(values), seconds)
-        checkpoints.save(self.folder, kept, trained.state)
-        return trained.score
+    def recipe(self, values: Mapping[str, Any]) -> Recipe:
+        """How a configuration is trained."""
+        own = self.settings
+        dtype = devices.autocast_dtype(own.precision, self.device)
+        return Recipe(
+            values["learning_rate"], values["weight_decay"], own.epochs, own.batch_size, dtype, own.clip, own.parts,
+            own.processes,
+        )  # fmt: skip
+
+    def _costs(self, network: nn.Module, state: Mapping[str, Tensor], seconds: float) -> dict[str, float]:
+        """The costs that are searched or limited; the others are not measured."""
+        wanted = {*self.settings.objectives[1:], *self.settings.limits.model_dump(exclude_none=True)}
+        costs = {"training_seconds": seconds, "size_kib": sum(value.nbytes for value in state.values()) / 1024}
+        if "latency_ms" in wanted:
+            costs["latency_ms"] = self._latency(network)
+        return {name: value for name, value in costs.items() if name in wanted}
+
+    def _latency(self, network: nn.Module) -> float:
+        """Milliseconds in which the network answers one row: the median of several runs."""
+        times = []
+        for _ in range(_LATENCY_WARM_UP + _LATENCY_RUNS):
+            began = time.perf_counter()
+            self._answers(network.eval(), 1)
+            times.append(time.perf_counter() - began)
+        return 1000 * statistics.median(times[_LATENCY_WARM_UP:])
 
     def loss(self, network: nn.Module, batch: Batch) -> Tensor:
         """The workload's loss of a slice of the examples."""
@@ -135,13 +174,34 @@ class Objective:
         Raises:
             FloatingPointError: if an answer is not finite.
         """
-        answers = Network(self.encoder, network, self.workload.head(self.encoder)).predict_encoded(
-            [array[:rows] for array in self.inputs]
-        )
+        answers = self._answers(network, rows)
         if answers.dtype.kind == "f" and not np.isfinite(answers).all():
             raise FloatingPointError("the network's answers are not finite")
         return self.metric(self.labels[:rows], answers)
 
+    def _answers(self, network: nn.Module, rows: int | None) -> np.ndarray:
+        judged = Network(self.encoder, network, self.workload.head(self.encoder))
+        return judged.predict_encoded([array[:rows] for array in self.inputs])
+
     def parameters(self, values: Mapping[str, Any]) -> int:
         """Number of trainable values of a network of this shape."""
         return sum(value.numel() for value in self.model.build(self.encoder, values).parameters())
+
+
+def has_stalled(scores: Sequence[float], patience: int | None, higher_is_better: bool) -> bool:
+    """Whether the last ``patience`` epochs brought nothing better than those before them."""
+    if patience is None or len(scores) <= patience:
+        return False
+    better = max if higher_is_better else min
+    before = better(scores[:-patience])
+    return better(before, *scores[-patience:]) == before
+
+
+def _encoded(
+    job: Job, workload: Workload, encoder: Encoder, rows: pa.Table
+) -> tuple[Batch, tuple[np.ndarray, ...], np.ndarray]:
+    """Examples of train, inputs and labels of validation."""
+    import pyarrow.parquet as pq
+
+    validation = pq.read_table(job.splits / "validation.parquet")
+    return workload.examples(encoder, rows), encoder.encode(validation), encoder.labels(validation)

@@ -1,142 +1,165 @@
-"""The search: Optuna proposes, the training answers, and a killed study goes on where it stopped.
+"""The study: where trials are kept, and how a killed search goes on where it stopped.
 
-The trial that was running when the process died is forgotten and run again under its own number, and the sampler is
-seeded anew before each proposal; so a resumed study proposes and prunes what the uninterrupted one would have.
+A trial that was running when the process died is put back to its place in the queue, with its own configuration, and
+the sampler is seeded anew before each proposal; so a resumed study proposes and prunes what the uninterrupted one
+would have.
 """
 
 from __future__ import annotations
 
-import csv
-import functools
-import itertools
-import random
-from collections.abc import Callable, Mapping
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import optuna
 from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock, JournalStorage
+from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
-from tasks.core.errors import NotProven
+from tasks.core.errors import MachineError, UsageError
 from tasks.core.sections import Section
 from tasks.core.settings import Tune
-from tasks.core.space import Choice, FloatRange, whole
+from tasks.core.space import options
+from tasks.tune import methods
+from tasks.tune.proposals import resolve
 
-_FINISHED = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
-_REDUCTION_FACTOR = 3
-_STARTUP_TRIALS = 4
+#: The environment variable that names the shared database: it may hold a password, which no file of settings should.
+ADDRESS = "ASSAY_TUNE_STORAGE"
+#: Why a trial failed that nobody ran to its end.
+INTERRUPTED = "interrupted"
 
 _FILES = {"journal": "study.log", "sqlite": "study.db"}
+_NAME = "tune"
+_CONNECT_SECONDS = 10
+#: Settings that say how, how long and where to search, and nothing of what a trial's result means.
+_OF_THE_SEARCH = {
+    "sampler", "trials", "minutes", "patience", "pruner", "limits", "pick", "warm_start", "warm_start_trials",
+    "storage", "study", "executor", "workers", "top_k", "start_from", "output", "space",
+}  # fmt: skip
 
-Objective = Callable[[optuna.trial.Trial, Mapping[str, Any]], float]
 
+def open_study(settings: Tune, folder: Path, higher_is_better: bool = True, about: str = "") -> optuna.Study:
+    """The study of a search, created if it is not there; its trials are finished, or wait to be run again.
 
-def open_study(settings: Tune, folder: Path, higher_is_better: bool = True) -> optuna.Study:
-    """The study kept in ``folder``, created if it is not there (journal or SQLite); it holds finished trials only.
+    Args:
+        settings: the stage's section.
+        folder: where a study in a file lies; its name stands for these settings, data and code.
+        higher_is_better: the metric's direction; costs are made small.
+        about: the data and whatever else a trial's value depends on; a study about something else is not gone on with.
 
-    An unfinished trial is left behind, not resumed: the parameters and pruner's marks that it has already stored would
-    change its own course and that of the trials after it.
+    Raises:
+        UsageError: if the study in the shared database is one of another space, or about something else.
+        MachineError: if the database does not answer.
     """
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / _FILES[settings.storage]
-    study = _load(settings, path, higher_is_better)
-    finished = study.get_trials(states=_FINISHED)
-    if len(finished) < len(study.get_trials(deepcopy=False)):
-        fresh = path.with_name(f"fresh-{path.name}")
-        fresh.unlink(missing_ok=True)
-        _load(settings, fresh, higher_is_better).add_trials(finished)
-        fresh.replace(path)
-        study = _load(settings, path, higher_is_better)
-    return study
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    with storage_errors():
+        if settings.storage == "shared":
+            return _open_shared(settings, folder, higher_is_better, about)
+        folder.mkdir(parents=True, exist_ok=True)
+        path = folder / _FILES[settings.storage]
+        study = _load(settings, _file_storage(settings.storage, path), _NAME, higher_is_better)
+        if study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+            fresh = path.with_name(f"fresh-{path.name}")
+            fresh.unlink(missing_ok=True)
+            _copy(study, _load(settings, _file_storage(settings.storage, fresh), _NAME, higher_is_better), settings)
+            fresh.replace(path)
+            study = _load(settings, _file_storage(settings.storage, path), _NAME, higher_is_better)
+        return study
 
 
-def _load(settings: Tune, path: Path, higher_is_better: bool) -> optuna.Study:
+def _copy(study: optuna.Study, fresh: optuna.Study, settings: Tune) -> None:
+    """Give a fresh study, alone in its file, all that a study holds, with trials to be run again in their places."""
+    for key, value in study.user_attrs.items():
+        fresh.set_user_attr(key, value)
+    # Samplers of populations note the parents there, by the trials' ids, which are the same in both files.
+    for key, value in study._storage.get_study_system_attrs(study._study_id).items():
+        fresh._storage.set_study_system_attr(fresh._study_id, key, value)
+    fresh.add_trials([_in_its_place(trial, settings.space) for trial in study.get_trials(deepcopy=False)])
+
+
+def file_of(settings: Tune, folder: Path) -> Path | None:
+    """The file that holds the study, unless it is in a database."""
+    return folder / _FILES[settings.storage] if settings.storage in _FILES else None
+
+
+def finished(study: optuna.Study) -> list[FrozenTrial]:
+    """Trials that were run to an end, by number."""
+    return [trial for trial in study.get_trials(deepcopy=False) if trial.state.is_finished() and counts(trial)]
+
+
+def counts(trial: FrozenTrial) -> bool:
+    """Whether a trial is one of the budget's: not one that was left behind."""
+    return trial.user_attrs.get("error") != INTERRUPTED
+
+
+@contextmanager
+def storage_errors() -> Iterator[None]:
+    """Turn "no answer" and "locked" of a study's database into a :class:`MachineError`, without its address.
+
+    A journal or SQLite file on a full or read-only disk is told by the stage, as for any other file.
+    """
+    import sqlalchemy.exc
+
+    try:
+        yield
+    except (sqlalchemy.exc.OperationalError, optuna.exceptions.StorageInternalError) as error:
+        said = str(error.__cause__ or error).strip().splitlines()[0]
+        shared = ADDRESS in os.environ
+        if "locked" not in said and not shared:
+            raise
+        raise MachineError(
+            "the study's database must answer, and no other program may keep it locked",
+            _without_address(said),
+            f"start it, correct {ADDRESS}, or set tune.storage: journal" if shared else "end that program",
+        ) from error
+
+
+def _without_address(said: str) -> str:
+    from sqlalchemy.engine import make_url
+
+    address = os.environ.get(ADDRESS)
+    password = make_url(address).password if address else None
+    return said.replace(str(password), "***") if password else said
+
+
+def _in_its_place(trial: FrozenTrial, space: Section) -> FrozenTrial:
+    """A finished trial as it is; another one as it was when it was asked for, to be run again under its number.
+
+    The configuration is kept if it was complete: a sampler that is asked for half of it would draw other values. What
+    the sampler noted is kept with it; the pruner's marks and the epochs' scores would change the trial's own course.
+    """
+    if trial.state.is_finished():
+        return trial
+    attributes = {"fixed_params": trial.system_attrs.get("fixed_params", {})}
+    if _is_complete(trial.params, space):
+        noted = {key: value for key, value in trial.system_attrs.items() if not key.startswith("completed_rung")}
+        attributes = noted | {"fixed_params": trial.params}
+    return optuna.trial.create_trial(state=TrialState.WAITING, system_attrs=attributes)
+
+
+def _is_complete(params: Mapping[str, Any], space: Section) -> bool:
+    try:
+        resolve(space, lambda name: params[name])
+    except KeyError:
+        return False
+    return True
+
+
+def _load(settings: Tune, storage: optuna.storages.BaseStorage, name: str, higher_is_better: bool) -> optuna.Study:
+    maximize, minimize = StudyDirection.MAXIMIZE, StudyDirection.MINIMIZE
+    costs = [minimize] * (len(settings.objectives) - 1)
     return optuna.create_study(
-        storage=_storage(settings.storage, path),
-        study_name="tune",
-        direction="maximize" if higher_is_better else "minimize",
-        pruner=_pruner(settings),
+        storage=storage,
+        study_name=name,
+        directions=[maximize if higher_is_better else minimize, *costs],
+        pruner=methods.pruner(settings),
         load_if_exists=True,
     )
 
 
-def search(study: optuna.Study, settings: Tune, seed: int, objective: Objective) -> list[FrozenTrial]:
-    """Run trials until the study holds ``settings.trials`` finished ones; return all of them, by number.
-
-    Raises:
-        NotProven: if no trial completed.
-    """
-    grid = _grid(settings.space, seed) if settings.sampler == "grid" else None
-    wanted = settings.trials if grid is None else min(settings.trials, len(grid))
-    while (number := len(study.get_trials(deepcopy=False, states=_FINISHED))) < wanted:
-        study.sampler = _sampler(settings.sampler, seed + number)
-        trial = _next_trial(study, None if grid is None else grid[number])
-        _run_trial(study, trial, settings.space, objective)
-    trials = study.get_trials(deepcopy=False, states=_FINISHED)
-    if not any(trial.state == TrialState.COMPLETE for trial in trials):
-        first = trials[0].user_attrs.get("error", trials[0].state.name)
-        raise NotProven(
-            "a study needs at least one completed trial",
-            f"all {len(trials)} failed or were pruned; the first: {first}",
-            "narrow tune.space (smaller learning_rate), or raise tune.trials",
-        )
-    return trials
-
-
-def _next_trial(study: optuna.Study, point: Mapping[str, Any] | None) -> optuna.trial.Trial:
-    if point is not None:
-        study.enqueue_trial(dict(point))
-    return study.ask()
-
-
-def _run_trial(study: optuna.Study, trial: optuna.trial.Trial, space: Section, objective: Objective) -> None:
-    try:
-        value = objective(trial, suggest(trial, space))
-    except optuna.TrialPruned:
-        study.tell(trial, state=TrialState.PRUNED)
-    except FloatingPointError as error:
-        trial.set_user_attr("error", str(error))
-        study.tell(trial, state=TrialState.FAIL)
-    else:
-        study.tell(trial, value)
-
-
-def suggest(trial: optuna.trial.Trial, space: Section) -> dict[str, Any]:
-    """A value for every hyperparameter: fixed ones as they are, the others proposed by the study."""
-    values: dict[str, Any] = {}
-    for name in type(space).model_fields:
-        option = getattr(space, name)
-        if isinstance(option, FloatRange) and name in whole(type(space)):
-            values[name] = trial.suggest_int(name, int(option.low), int(option.high), log=option.log)
-        elif isinstance(option, FloatRange):
-            values[name] = trial.suggest_float(name, option.low, option.high, log=option.log)
-        elif isinstance(option, Choice):
-            values[name] = trial.suggest_categorical(name, list(option.choices))
-        else:
-            values[name] = option
-    return values
-
-
-def write_trials(trials: list[FrozenTrial], path: Path, better: Callable[[float, float], float] = max) -> None:
-    """The trials as CSV: trial, state, value (on validation), best so far, epochs run, and each searched parameter."""
-    names = sorted({name for trial in trials for name in trial.params})
-    with path.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(["trial", "state", "value", "best", "epochs", *names])
-        best = None
-        for trial in trials:
-            last = functools.reduce(better, trial.intermediate_values.values()) if trial.intermediate_values else None
-            value = trial.value if trial.value is not None else last
-            if trial.state == TrialState.COMPLETE and value is not None:
-                best = value if best is None else better(best, value)
-            parameters = [trial.params.get(name, "") for name in names]
-            row: list[Any] = [trial.number, trial.state.name.lower(), value, best, len(trial.intermediate_values)]
-            writer.writerow([*row, *parameters])
-
-
-def _storage(kind: str, path: Path) -> optuna.storages.BaseStorage:
+def _file_storage(kind: str, path: Path) -> optuna.storages.BaseStorage:
     if kind == "sqlite":
         from sqlalchemy.pool import NullPool
 
@@ -164,40 +187,69 @@ def _cut_half_line(journal: Path) -> None:
         file.truncate(whole)
 
 
-def _pruner(settings: Tune) -> optuna.pruners.BasePruner:
-    if settings.pruner == "none":
-        return optuna.pruners.NopPruner()
-    return optuna.pruners.HyperbandPruner(
-        min_resource=1, max_resource=settings.epochs, reduction_factor=_REDUCTION_FACTOR
+def _open_shared(settings: Tune, folder: Path, higher_is_better: bool, about: str) -> optuna.Study:
+    """The study in the database; a trial that was being run when its stage died is marked there, and stays."""
+    storage = _database()
+    name = settings.study or folder.name
+    known = {found.study_name for found in optuna.get_all_study_summaries(storage, include_best_trial=False)}
+    is_new = name not in known
+    if not is_new:
+        _check_same(optuna.load_study(study_name=name, storage=storage), settings, about, known)
+    study = _load(settings, storage, name, higher_is_better)
+    if is_new:
+        study.set_user_attr("space", _spelt(settings.space))
+        study.set_user_attr("about", _about(settings, about))
+    for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+        storage.set_trial_user_attr(trial._trial_id, "error", INTERRUPTED)
+        study.tell(trial.number, state=TrialState.FAIL)
+    return study
+
+
+def _database() -> optuna.storages.BaseStorage:
+    address = os.environ.get(ADDRESS, "")
+    rule = f"tune.storage: shared needs the address of a database in {ADDRESS}"
+    from sqlalchemy.engine import make_url
+    from sqlalchemy.exc import ArgumentError, NoSuchModuleError
+
+    try:
+        url = make_url(address)
+        if url.drivername == "postgresql":
+            url = url.set(drivername="postgresql+psycopg")
+        waits = {"connect_timeout": _CONNECT_SECONDS} if url.get_backend_name() == "postgresql" else {}
+        whole = url.render_as_string(hide_password=False)
+        storage = optuna.storages.RDBStorage(whole, engine_kwargs={"pool_pre_ping": True, "connect_args": waits})
+    except ImportError as error:
+        way_out = "pip install 'assay[postgresql]', or install the driver that the address names"
+        raise UsageError(rule, "the database's driver is not installed", way_out) from error
+    except (ArgumentError, NoSuchModuleError) as error:
+        found = "it is not set" if not address else "what is there is none"
+        raise UsageError(rule, found, f"export {ADDRESS}=postgresql://user:password@host/database") from error
+    return storage
+
+
+def _check_same(study: optuna.Study, settings: Tune, about: str, known: set[str]) -> None:
+    before, now = study.user_attrs.get("space", {}), _spelt(settings.space)
+    changed = [
+        f"{name} was {before.get(name, 'absent')} and is {now.get(name, 'absent')}"
+        for name in sorted({*before, *now})
+        if before.get(name) != now.get(name)
+    ]
+    before, now = study.user_attrs.get("about", {}), _about(settings, about)
+    changed += [f"{name} changed" for name in now if before.get(name) != now[name]]
+    if not changed:
+        return
+    free = next(name for number in range(2, len(known) + 3) if (name := f"{study.study_name}-{number}") not in known)
+    raise UsageError(
+        "a study goes on with the space, the data and the training that it began with",
+        f"{study.study_name}: " + "".join(f"\n    - {change}" for change in changed),
+        f"set `tune.study: {free}`; `tune.warm_start` begins it with the best of an earlier search",
     )
 
 
-def _sampler(name: str, seed: int) -> optuna.samplers.BaseSampler:
-    if name == "tpe":
-        return optuna.samplers.TPESampler(seed=seed, n_startup_trials=_STARTUP_TRIALS)
-    return optuna.samplers.RandomSampler(seed=seed)
+def _spelt(space: Section) -> dict[str, str]:
+    return {name: str(option) for name, option in options(space).items()}
 
 
-def _grid(space: Section, seed: int) -> list[dict[str, Any]]:
-    """Every combination, shuffled by seed so that a budget below the grid's size still covers all of it.
-
-    Optuna's GridSampler is not used: outside ``Study.optimize`` it raises at its last point.
-    """
-    options = {name: _values(getattr(space, name), name in whole(type(space))) for name in type(space).model_fields}
-    searched = {name: values for name, values in options.items() if values}
-    points = [dict(zip(searched, values, strict=True)) for values in itertools.product(*searched.values())]
-    random.Random(seed).shuffle(points)  # noqa: S311 - an order, not a secret
-    return points
-
-
-def _values(option: object, rounded: bool) -> list[Any]:
-    if isinstance(option, Choice):
-        return list(option.choices)
-    if not isinstance(option, FloatRange):
-        return []
-    shares = [index / (option.points - 1) for index in range(option.points)]
-    if option.log:
-        values = [min(option.low * (option.high / option.low) ** share, option.high) for share in shares]
-    else:
-        values = [min(option.low + (option.high - option.low) * share, option.high) for share in shares]
-    return sorted({round(value) for value in values}) if rounded else values
+def _about(settings: Tune, about: str) -> dict[str, str]:
+    chosen = settings.model_dump(mode="json", exclude=_OF_THE_SEARCH)
+    return {"the data": about} | {f"tune.{name}": str(value) for name, value in chosen.items()}

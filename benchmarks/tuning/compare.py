@@ -1,0 +1,147 @@
+"""The best metric on validation after the same wall-clock time: Assay's default and what most people write.
+
+    python benchmarks/tuning/compare.py [--params FILE] [--minutes 10] [--seeds 0 1 2]
+
+See README.md beside it. A seed's methods run one after the other, in another order for each seed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import setting
+
+from tasks.core import devices
+from tasks.core.settings import Params
+from tasks.tune import proposals, study
+from tasks.tune.objective import Objective
+from tasks.tune.search import search
+from tasks.tune.trial import Job, Local, Report, Task
+
+#: Seconds since the start, and the best complete trial's metric by then.
+History = list[tuple[float, float]]
+_MANY = 100_000
+_METHODS: dict[str, dict[str, Any]] = {
+    "Assay": {},
+    "grid": {"sampler": "grid", "pruner": "none"},
+    "random": {"sampler": "random", "pruner": "none"},
+    "TPE": {"sampler": "tpe", "pruner": "none"},
+}
+
+
+def ours(params: Params, objective: Objective, folder: Path, seed: int) -> History:
+    """A search of Assay's, until its time is over."""
+    began = time.time()
+    trials = search(study.open_study(params.tune, folder), params.tune, seed, [Local(objective.train)])
+    complete = [trial for trial in trials if trial.state.name == "COMPLETE"]
+    return best_so_far([(trial.datetime_complete.timestamp() - began, trial.values[0]) for trial in complete])
+
+
+def best_so_far(scores: History) -> History:
+    """The times at which the best got better, for a metric of which more is better."""
+    found: History = []
+    for moment, score in sorted(scores):
+        if not found or score > found[-1][1]:
+            found.append((moment, score))
+    return found
+
+
+def by_ray_tune(params: Params, job: Job, minutes: float, seed: int) -> History:
+    """Ray Tune as its documentation sets it up: ASHA stops trials, Optuna proposes; one trial at a time."""
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    import ray
+    from ray import tune
+    from ray.tune.schedulers import ASHAScheduler
+    from ray.tune.search.optuna import OptunaSearch
+
+    known, cores = proposals.distributions(params.tune.space), devices.cores()
+    began = time.time()
+    kept: dict[str, Objective] = {}  # an actor that is used again keeps its rows
+
+    def train(config: dict[str, Any]) -> None:
+        objective = kept.get("objective") or kept.setdefault("objective", Objective.prepare(job))
+        runner = Local(objective.train)
+        values = proposals.resolve(params.tune.space, config.__getitem__)
+        event = runner.begin(Task(0, seed, values))
+        while isinstance(event, Report):
+            tune.report({"score": event.score, "epoch": event.epoch, "moment": time.time() - began})
+            event = runner.go_on(False)
+
+    ray.init(num_cpus=cores, include_dashboard=False, log_to_driver=False, _node_ip_address="127.0.0.1")
+    try:
+        results = tune.Tuner(
+            tune.with_resources(train, {"cpu": cores}),
+            tune_config=tune.TuneConfig(
+                search_alg=OptunaSearch(space=known, metric="score", mode="max", seed=seed),
+                scheduler=ASHAScheduler(metric="score", mode="max", max_t=params.tune.epochs, grace_period=1),
+                num_samples=-1,
+                time_budget_s=60 * minutes,
+                reuse_actors=True,
+            ),
+            run_config=tune.RunConfig(storage_path=str(job.folder.absolute() / "ray"), verbose=0),
+        ).fit()
+    finally:
+        ray.shutdown()
+    ended = [result.metrics for result in results if (result.metrics or {}).get("epoch") == params.tune.epochs]
+    return best_so_far([(metrics["moment"], metrics["score"]) for metrics in ended])
+
+
+def at(history: History, target: float) -> float:
+    """Seconds until the target was reached."""
+    return next((moment for moment, score in history if score >= target), math.inf)
+
+
+def one_seed(options: argparse.Namespace, seed: int) -> dict[str, History]:
+    """Every method's history."""
+    found: dict[str, History] = {}
+    names = [*_METHODS, *([] if options.without_ray else ["Ray Tune"])]
+    for name in names[seed % len(names) :] + names[: seed % len(names)]:
+        root = options.out / f"{name.replace(' ', '-')}-{seed}"
+        changes = _METHODS.get(name, {}) | {"minutes": options.minutes, "trials": _MANY, "epochs": options.epochs}
+        params = setting.world(options.params, root, **changes)
+        job = setting.job(params, root)
+        objective = Objective.prepare(job)
+        assert objective.metric.higher_is_better, "choose an example whose metric grows"
+        if name == "Ray Tune":
+            found[name] = by_ray_tune(params, job, options.minutes, seed)
+        else:
+            found[name] = ours(params, objective, root / "study", seed)
+        print(f"seed {seed}: {name}: {found[name][-1] if found[name] else 'nothing complete'}", flush=True)
+    return found
+
+
+def main() -> None:
+    """Print the table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--params", type=Path, default=Path("params.yaml"))
+    parser.add_argument("--out", type=Path, default=Path("build/compare"))
+    parser.add_argument("--minutes", type=float, default=10.0)
+    parser.add_argument("--epochs", type=int, default=6)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--without-ray", action="store_true")
+    options = parser.parse_args()
+    options.out.mkdir(parents=True, exist_ok=True)
+    runs = [one_seed(options, seed) for seed in options.seeds]
+    (options.out / "histories.json").write_text(json.dumps(runs, indent=1))
+    median: Callable[[list[float]], float] = statistics.median
+    targets = [run["random"][-1][1] if run["random"] else -math.inf for run in runs]
+    print(
+        "| method | best on validation | minutes to random's final value | share of random's time |\n|---|---|---|---|"
+    )
+    for name in runs[0]:
+        best = median([run[name][-1][1] if run[name] else math.nan for run in runs])
+        reached = [at(run[name], target) for run, target in zip(runs, targets, strict=True)]
+        shares = [mine / at(run["random"], target) for mine, run, target in zip(reached, runs, targets, strict=True)]
+        print(f"| {name} | {best:.5f} | {median(reached) / 60:.2f} | {median(shares):.2f} |")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,65 @@
+"""Samplers and pruners by their names in a params file."""
+
+from __future__ import annotations
+
+import warnings
+
+import optuna
+
+from tasks.core.settings import Tune
+from tasks.core.space import Searchable
+
+_REDUCTION_FACTOR = 3
+#: Random trials before a sampler that learns from trials begins to.
+_STARTUP_TRIALS = 4
+#: Share of the trials that one generation of a population has, and its least size.
+_GENERATION, _LEAST_POPULATION = 1 / 4, 4
+
+
+def sampler(settings: Tune, seed: int) -> optuna.samplers.BaseSampler:
+    """The sampler that proposes one trial; for lists that are made beforehand, the one for what they leave open."""
+    match settings.sampler:
+        case "tpe":
+            return _tpe(settings, seed)
+        case "gp":
+            return optuna.samplers.GPSampler(
+                seed=seed, n_startup_trials=_STARTUP_TRIALS, warn_independent_sampling=False
+            )
+        case "cmaes":
+            return optuna.samplers.CmaEsSampler(seed=seed, warn_independent_sampling=False)
+        case "nsga2" | "nsga3" as name:
+            population = min(50, max(_LEAST_POPULATION, round(settings.trials * _GENERATION)))
+            kind = optuna.samplers.NSGAIISampler if name == "nsga2" else optuna.samplers.NSGAIIISampler
+            return kind(seed=seed, population_size=population)
+        case _:
+            return optuna.samplers.RandomSampler(seed=seed)
+
+
+def _tpe(settings: Tune, seed: int) -> optuna.samplers.BaseSampler:
+    if not _is_conditional(settings):
+        return optuna.samplers.TPESampler(seed=seed, n_startup_trials=_STARTUP_TRIALS)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        return optuna.samplers.TPESampler(  # in groups, or what is conditional would be proposed one by one
+            seed=seed, n_startup_trials=_STARTUP_TRIALS, multivariate=True, group=True
+        )
+
+
+def pruner(settings: Tune) -> optuna.pruners.BasePruner:
+    """The rule that stops hopeless trials."""
+    match settings.pruner:
+        case "hyperband":
+            return optuna.pruners.HyperbandPruner(
+                min_resource=1, max_resource=settings.epochs, reduction_factor=_REDUCTION_FACTOR
+            )
+        case "median":
+            return optuna.pruners.MedianPruner(n_startup_trials=_STARTUP_TRIALS, n_warmup_steps=1)
+        case "wilcoxon":
+            return optuna.pruners.WilcoxonPruner(p_threshold=0.1)
+        case _:
+            return optuna.pruners.NopPruner()
+
+
+def _is_conditional(settings: Tune) -> bool:
+    found = (getattr(settings.space, name) for name in type(settings.space).model_fields)
+    return any(isinstance(option, Searchable) and option.when is not None for option in found)

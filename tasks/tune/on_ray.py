@@ -1,0 +1,75 @@
+"""Trials on a Ray cluster: an actor for each runner, on whichever machine has the cores free."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from tasks.core.errors import MachineError
+from tasks.tune.elsewhere import Answer, Died, Elsewhere, Make, There, local
+from tasks.tune.trial import Job, Runner
+
+
+@contextmanager
+def cluster(job: Job, count: int, make: Make = local) -> Iterator[list[Runner]]:
+    """Runners on the cluster that RAY_ADDRESS names, else on one that is started here for the block.
+
+    Raises:
+        MachineError: if the cluster does not answer.
+    """
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # read while ray is imported
+    # Read likewise: otherwise Ray starts the workers through the package manager that started this process.
+    os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
+    os.environ.setdefault("RAY_agent_register_timeout_ms", "120000")  # a busy machine takes longer than 15 s
+    import ray
+
+    threads = job.base.threads or 1
+    here = "RAY_ADDRESS" not in os.environ
+    own: dict[str, Any] = {"num_cpus": count * threads, "include_dashboard": False, "_node_ip_address": "127.0.0.1"}
+    try:
+        ray.init(logging_level=logging.ERROR, log_to_driver=False, **(own if here else {}))
+    except (ConnectionError, RuntimeError) as error:
+        raise MachineError(
+            "tune.executor: ray needs a Ray cluster that answers",
+            " ".join(str(error).split())[:300],
+            "start it, or unset RAY_ADDRESS to start one on this machine",
+        ) from error
+    found: list[Runner] = []
+    try:
+        found += [OnRay(job, make, threads) for _ in range(count)]
+        yield found
+    finally:
+        for runner in found:
+            runner.close()
+        ray.shutdown()
+
+
+class OnRay(Elsewhere):
+    """Runs trials in a Ray actor."""
+
+    def __init__(self, job: Job, make: Make, threads: int) -> None:
+        """Start the actor, with so many cores."""
+        import ray
+
+        self._actors: Any = ray.remote(There).options(num_cpus=threads, max_restarts=0)
+        self._job, self._make = job, make
+        self._actor = self._actors.remote(job, make)
+
+    def close(self) -> None:
+        """End the actor."""
+        import ray
+
+        ray.kill(self._actor)
+
+    def _ask(self, method: str, argument: Any) -> Answer:
+        import ray
+
+        try:
+            kind, found = ray.get(self._actor.answer.remote(method, argument))
+        except ray.exceptions.RayActorError as error:
+            self._actor = self._actors.remote(self._job, self._make)
+            raise Died("its Ray worker died: most often because memory ran out") from error
+        return kind, found

@@ -1,0 +1,94 @@
+"""Trials in processes of their own on this machine."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import threading
+from multiprocessing.connection import Connection
+from typing import Any
+
+from tasks.tune.elsewhere import Answer, Died, Elsewhere, Make, There, local
+from tasks.tune.trial import Job
+
+
+class Worker(Elsewhere):
+    """Runs trials in a process, which is started anew when it has died."""
+
+    def __init__(self, job: Job, make: Make = local) -> None:
+        """Start it.
+
+        Args:
+            job: what its trials are about.
+            make: makes the runner there.
+        """
+        self._job, self._make = job, make
+        self._closing, self._closed = threading.Lock(), False  # it is closed while another thread may start it anew
+        self._start()
+
+    def is_alive(self) -> bool:
+        """Whether the process runs."""
+        return self._process.is_alive()
+
+    def memory(self) -> int:
+        """Bytes that the process holds."""
+        import psutil
+
+        return int(psutil.Process(self._process.pid).memory_info().rss)
+
+    def close(self) -> None:
+        """End the process; it is not started again."""
+        with self._closing:
+            self._closed = True
+            self._process.kill()
+        self._process.join()
+
+    def _start(self) -> None:
+        with self._closing:
+            if self._closed:
+                raise Died("the search is over")
+            context = multiprocessing.get_context("spawn")
+            self._pipe, there = context.Pipe()
+            self._process = context.Process(target=_serve, args=(there, self._job, self._make), daemon=True)
+            self._process.start()
+            there.close()
+
+    def _ask(self, method: str, argument: Any) -> Answer:
+        if not self._process.is_alive():
+            self._start()
+        try:
+            self._pipe.send((method, argument))
+            answer: Answer = self._pipe.recv()
+        except (EOFError, OSError) as error:
+            self._process.join()
+            raise Died(_end(self._process.exitcode)) from error
+        return answer
+
+
+def _end(code: int | None) -> str:
+    if code == -signal.SIGKILL:
+        return "its process was killed (SIGKILL): most often because memory ran out"
+    if code is not None and code < 0:
+        return f"its process was ended by {signal.Signals(-code).name}"
+    return f"its process ended with code {code}"
+
+
+def _serve(pipe: Connection, job: Job, make: Make) -> None:
+    """The process: answers one question after the other until the pipe is closed."""
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the stage ends its workers
+    there = There(job, make)
+    try:
+        while True:
+            pipe.send(there.answer(*pipe.recv()))
+    except EOFError:
+        return
+
+
+def _end_with_parent() -> None:
+    """A killed search must not leave trainings behind that nobody will ask for."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)

@@ -1,0 +1,173 @@
+"""One page of a search: its history, what mattered, how the trials ran, and the trade-offs.
+
+The page needs no network and no script. It holds no times, unless time is an objective: the same search gives the
+same page.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from tasks.core import pages
+from tasks.core.settings import Tune
+
+#: Size of a drawing, and the room around it for its words.
+_WIDTH, _HEIGHT, _MARGIN = 640, 240, 46
+_TICKS = 4
+
+
+@dataclass(frozen=True)
+class Axis:
+    """Places numbers, or words, between two ends of a drawing."""
+
+    low: float
+    high: float
+    start: float
+    end: float
+    log: bool = False
+    words: tuple[str, ...] = ()
+
+    @staticmethod
+    def of(values: Sequence[Any], start: float, end: float) -> Axis:
+        """The axis of some values: words where one is no number; logarithmic over more than two orders."""
+        if not all(isinstance(value, int | float) for value in values):
+            words = tuple(sorted({str(value) for value in values}))
+            return Axis(0, max(1, len(words) - 1), start, end, words=words)
+        low, high = (min(values), max(values)) if values else (0.0, 1.0)
+        if low == high:
+            low, high = low - 0.5, high + 0.5
+        return Axis(low, high, start, end, log=low > 0 and high / low > 100)
+
+    def __call__(self, value: Any) -> float:
+        """The place of a value."""
+        number = float(self.words.index(str(value))) if self.words else float(value)
+        if self.log:
+            share = math.log(number / self.low) / math.log(self.high / self.low)
+        else:
+            share = (number - self.low) / (self.high - self.low)
+        return round(self.start + share * (self.end - self.start), 1)
+
+    @property
+    def ticks(self) -> list[tuple[float, str]]:
+        """Places with what to write there."""
+        if self.words:
+            return [(self(word), word) for word in self.words]
+        shares = [index / _TICKS for index in range(_TICKS + 1)]
+        if self.log:
+            values = [self.low * (self.high / self.low) ** share for share in shares]
+        else:
+            values = [self.low + (self.high - self.low) * share for share in shares]
+        return [(self(value), f"{value:.3g}") for value in values]
+
+
+def render(
+    rows: Sequence[Mapping[str, Any]],
+    curves: Sequence[Mapping[str, Any]],
+    weights: Mapping[str, float],
+    chosen: int,
+    settings: Tune,
+    metric: str,
+    higher_is_better: bool,
+) -> str:
+    """The page (HTML).
+
+    Args:
+        rows: of ``trials.csv``.
+        curves: of ``curves.csv``.
+        weights: importance of each parameter, by :func:`tasks.tune.tables.importance`.
+        chosen: number of the trial that is the original.
+        settings: the stage's section.
+        metric: its name.
+        higher_is_better: its direction.
+    """
+    environment = pages.environment("tasks.tune")
+    environment.filters["number"] = _number
+    fixed = {"trial", "state", "value", "best", "epochs", "front", *settings.objectives}
+    names = [name for name in rows[0] if name not in fixed]
+    return environment.get_template("report.html.j2").render(
+        metric=metric,
+        higher=higher_is_better,
+        settings=settings,
+        chosen=next(row for row in rows if row["trial"] == chosen),
+        rows=rows,
+        columns=list(rows[0]),
+        weights=weights,
+        width=_WIDTH,
+        height=_HEIGHT,
+        margin=_MARGIN,
+        history=_history(rows),
+        curves=_curves(curves, rows),
+        parallel=_parallel(rows, names),
+        fronts=[_trade_off(rows, cost) for cost in settings.objectives[1:]],
+        colour=_colours(rows, higher_is_better),
+    )
+
+
+def _history(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Every trial's value, and the best so far as a line of steps."""
+    told = [row for row in rows if row["value"] is not None]
+    across = Axis.of([row["trial"] for row in rows], _MARGIN, _WIDTH - 8)
+    up = Axis.of([row["value"] for row in told], _HEIGHT - _MARGIN / 2, 8)
+    steps: list[str] = []
+    for row in rows:
+        if row["best"] is not None:
+            if steps:
+                steps.append(f"{across(row['trial'])},{steps[-1].split(',')[1]}")
+            steps.append(f"{across(row['trial'])},{up(row['best'])}")
+    points = [(row, across(row["trial"]), up(row["value"])) for row in told]
+    return {"across": across, "up": up, "points": points, "best": " ".join(steps)}
+
+
+def _curves(curves: Sequence[Mapping[str, Any]], rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The score after each epoch, a line for each trial."""
+    across = Axis.of([point["epoch"] for point in curves], _MARGIN, _WIDTH - 8)
+    up = Axis.of([point["value"] for point in curves], _HEIGHT - _MARGIN / 2, 8)
+    lines = []
+    for row in rows:
+        own = [point for point in curves if point["trial"] == row["trial"]]
+        if own:
+            lines.append((row, " ".join(f"{across(point['epoch'])},{up(point['value'])}" for point in own)))
+    return {"across": across, "up": up, "lines": lines}
+
+
+def _parallel(rows: Sequence[Mapping[str, Any]], names: Sequence[str]) -> dict[str, Any]:
+    """Parallel coordinates: an axis for each parameter and one for the value, a line for each trial that has all."""
+    columns = [*names, "value"]
+    complete = [row for row in rows if row["value"] is not None]
+    axes = {
+        name: Axis.of([row[name] for row in complete if row[name] != ""], _HEIGHT - _MARGIN / 2, 20) for name in columns
+    }
+    gap = (_WIDTH - 2 * _MARGIN) / max(1, len(columns) - 1)
+    places = {name: round(_MARGIN + index * gap, 1) for index, name in enumerate(columns)}
+    lines = [
+        (row, " ".join(f"{places[name]},{axes[name](row[name])}" for name in columns if row[name] != ""))
+        for row in complete
+    ]
+    return {"axes": [(name, places[name], axes[name]) for name in columns], "lines": lines}
+
+
+def _trade_off(rows: Sequence[Mapping[str, Any]], cost: str) -> dict[str, Any]:
+    """The value against a cost, the front marked."""
+    complete = [row for row in rows if row["state"] == "complete"]
+    across = Axis.of([row[cost] for row in complete], _MARGIN, _WIDTH - 8)
+    up = Axis.of([row["value"] for row in complete], _HEIGHT - _MARGIN / 2, 8)
+    points = [(row, across(row[cost]), up(row["value"])) for row in complete]
+    return {"cost": cost, "across": across, "up": up, "points": points}
+
+
+def _colours(rows: Sequence[Mapping[str, Any]], higher_is_better: bool) -> dict[int, int]:
+    """Strength of each trial's line in percent: the better, the stronger."""
+    values = sorted({row["value"] for row in rows if row["value"] is not None}, reverse=not higher_is_better)
+    most = max(1, len(values) - 1)
+    return {
+        row["trial"]: 20 + round(80 * values.index(row["value"]) / most) for row in rows if row["value"] is not None
+    }
+
+
+def _number(value: Any) -> str:
+    if value is None or value == "":
+        return "-"
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

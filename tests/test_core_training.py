@@ -1,0 +1,154 @@
+"""A training that was killed goes on to the last bit; parts, clipping and early ends do what they say."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from tasks.core.training import Loop, Progress, Recipe, Trained, epochs, train
+from tasks.tune.checkpoints import Running
+
+PLAIN = Recipe(0.01, 0.01, 4, 32, None)
+RECIPES = {
+    "float32": PLAIN,
+    "bfloat16": replace(PLAIN, dtype=torch.bfloat16),
+    "float16": replace(PLAIN, dtype=torch.float16),
+    "clipped in parts": replace(PLAIN, clip=0.1, parts=4),
+}
+ROWS = torch.randn(300, 8, generator=torch.Generator().manual_seed(1))
+LABELS = (ROWS[:, 0] * ROWS[:, 1] > 0).long()
+
+
+class Killed(BaseException):
+    """Stands for SIGKILL."""
+
+
+class Memory:
+    """Keeps every epoch."""
+
+    def __init__(self) -> None:
+        self.kept: Progress | None = None
+
+    def load(self) -> Progress | None:
+        return self.kept
+
+    def save(self, scores: tuple[float, ...], tensors: Callable[[], Mapping[str, Tensor]]) -> None:
+        self.kept = Progress(scores, tensors())
+
+
+def network(dropout: float = 0.3) -> nn.Module:
+    torch.manual_seed(3)
+    return nn.Sequential(nn.Linear(8, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Dropout(dropout), nn.Linear(16, 2))
+
+
+def loss(model: nn.Module, batch: tuple[Tensor, ...]) -> Tensor:
+    return nn.functional.cross_entropy(model(batch[0]).float(), batch[1])
+
+
+def evaluate(model: nn.Module) -> float:
+    with torch.no_grad():
+        return -float(nn.functional.cross_entropy(model.eval()(ROWS), LABELS))
+
+
+def run(recipe: Recipe, keeper: Memory | Running | None = None, end: int | None = None) -> tuple[list[float], Trained]:
+    """The scores and the end of a training, which dies after an epoch if ``end`` says so."""
+    scores: list[float] = []
+    running = epochs(network(), recipe, (ROWS, LABELS), loss, evaluate, 7, keeper)
+    while True:
+        try:
+            epoch, score = next(running)
+        except StopIteration as ended:
+            return scores, ended.value
+        scores.append(score)
+        if epoch == end:
+            raise Killed
+
+
+@pytest.mark.parametrize("recipe", RECIPES.values(), ids=RECIPES)
+@pytest.mark.parametrize("end", [1, 3])
+def test_a_killed_training_goes_on_as_if_it_had_never_stopped(recipe: Recipe, end: int) -> None:
+    scores, undisturbed = run(recipe)
+    memory = Memory()
+    with pytest.raises(Killed):
+        run(recipe, memory, end)
+    assert memory.kept is not None
+    assert len(memory.kept.scores) == end
+    again, resumed = run(recipe, memory)
+    assert again == scores
+    assert resumed.state.keys() == undisturbed.state.keys()
+    assert all(torch.equal(resumed.state[name], undisturbed.state[name]) for name in resumed.state)
+
+
+def test_progress_is_kept_in_a_file_for_the_same_hyperparameters_only(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tasks.tune.checkpoints._SHARE_OF_TIME", 1e9)  # keep every epoch, whatever it costs
+    scores, _ = run(PLAIN)
+    with pytest.raises(Killed):
+        run(PLAIN, Running(tmp_path, 5, {"hidden": 16}), 2)
+    assert Running(tmp_path, 5, {"hidden": 17}).load() is None
+    assert Running(tmp_path, 6, {"hidden": 16}).load() is None
+    kept = Running(tmp_path, 5, {"hidden": 16})
+    found = kept.load()
+    assert found is not None
+    assert list(found.scores) == scores[:2]
+    assert run(PLAIN, kept)[0] == scores
+    kept.forget()
+    assert not list(tmp_path.iterdir())
+
+
+def test_progress_is_not_kept_more_often_than_it_is_worth(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = [0.0]
+    monkeypatch.setattr("tasks.tune.checkpoints.time.perf_counter", lambda: clock[0])
+    taken: list[float] = []
+
+    def tensors() -> dict[str, Tensor]:
+        taken.append(clock[0])
+        clock[0] += 1  # what keeping takes
+        return {"weight": torch.zeros(1)}
+
+    keeper = Running(tmp_path, 0, {})
+    for _ in range(50):
+        clock[0] += 10  # what an epoch takes
+        keeper.save((0.5,), tensors)
+    assert taken[0] == 10
+    assert all(later - sooner >= 100 for sooner, later in itertools.pairwise(taken))
+    assert len(taken) > 2
+
+
+def test_a_step_in_parts_is_the_same_step() -> None:
+    def plain(model: nn.Module, batch: tuple[Tensor, ...]) -> Tensor:
+        return nn.functional.cross_entropy(model(batch[0]), batch[1])
+
+    def weights(parts: int) -> Tensor:
+        torch.manual_seed(0)
+        model = nn.Linear(8, 2)
+        train(model, replace(PLAIN, parts=parts), (ROWS, LABELS), plain, lambda _: 0.0, 7, lambda *_: None)
+        return model.weight.detach()
+
+    assert torch.allclose(weights(1), weights(5), atol=1e-5), "also where the parts are not equally long"
+
+
+def test_clipping_limits_the_norm_of_the_gradient() -> None:
+    def norm(clip: float | None) -> float:
+        model = network(dropout=0.0)
+        loop = Loop(model, replace(PLAIN, clip=clip), loss, 10)
+        loop.step((ROWS[:32], LABELS[:32]))
+        return float(torch.stack([value.grad.norm() for value in model.parameters() if value.grad is not None]).norm())
+
+    assert norm(None) > 0.05
+    assert norm(0.05) == pytest.approx(0.05, rel=1e-3)
+
+
+def test_an_epoch_that_is_enough_is_the_last_one() -> None:
+    running = epochs(network(), PLAIN, (ROWS, LABELS), loss, evaluate, 7)
+    epoch, score = next(running)
+    with pytest.raises(StopIteration) as ended:
+        running.send(True)
+    assert (epoch, ended.value.value.score) == (1, score)

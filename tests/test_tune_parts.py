@@ -1,0 +1,132 @@
+"""The parts of the room that only a real network can show: costs, pace, shared rows, early ends."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+import numpy as np
+import pytest
+import worlds
+
+from tasks.core import files, manifest
+from tasks.core.settings import Params, parse
+from tasks.core.stage import StageSettings, run_stage
+from tasks.tune import objective, rows, workers
+from tasks.tune.objective import Objective, has_stalled
+from tasks.tune.processes import Worker
+from tasks.tune.trial import Job, Outcome, Report, Task
+
+
+@pytest.fixture(scope="module")
+def params() -> Params:
+    return parse(worlds.params())
+
+
+@pytest.fixture(scope="module")
+def task(params: Params) -> Task:
+    return workers.middle(params.tune.space)
+
+
+@pytest.fixture
+def job(tiny: Path, tmp_path: Path, params: Params) -> Job:
+    settings = StageSettings(params.base, params.tune, tmp_path)
+    splits = tiny / "artifacts" / "validate"
+    return Job.of(settings, manifest.read(splits).facts, splits, tmp_path)
+
+
+def test_what_a_model_costs_is_measured_and_decides(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(objective, "_LATENCY_RUNS", 3)
+    tune = {
+        "objectives": ["metric", "size_kib", "latency_ms"], "limits": {"training_seconds": 1000.0}, "pick": "knee",
+        "pruner": "none", "sampler": "random", "epochs": 1,
+    }  # fmt: skip
+    run_stage("tune", worlds.write(tmp_path, {"tune": tune}), tmp_path)
+    tuned = tmp_path / "artifacts" / "tune"
+    with (tuned / "trials.csv").open() as file:
+        trials = list(csv.DictReader(file))
+    assert all(float(trial[cost]) > 0 for trial in trials for cost in ("size_kib", "latency_ms", "training_seconds"))
+    sizes = {trial["hidden"]: float(trial["size_kib"]) for trial in trials}
+    assert len(sizes) == 1 or sizes["48"] < sizes["64"]
+    best = files.read_json(tuned / "best.json")["trial"]
+    assert next(trial["front"] for trial in trials if int(trial["trial"]) == best) == "yes"
+    assert files.read_json(tuned / "models.json")[0]["trial"] == best
+    assert "against latency_ms" in (tuned / "report.html").read_text()
+
+
+def same(one: np.ndarray, other: np.ndarray) -> bool:
+    return np.array_equal(one, other, equal_nan=True)
+
+
+def test_a_worker_maps_the_rows_that_another_process_wrote(job: Job) -> None:
+    whole = Objective.prepare(job)
+    shared = workers.share(job, whole)
+    read = Objective.prepare(job)
+    for found in (shared, read):
+        assert all(same(a.numpy(), b.numpy()) for a, b in zip(found.examples, whole.examples, strict=True))
+        assert all(same(a, b) for a, b in zip(found.inputs, whole.inputs, strict=True))
+        assert np.array_equal(found.labels, whole.labels)
+    read.examples[0].zero_()
+    again, *_ = rows.read(job.folder / "rows")[0]
+    assert same(again.numpy(), whole.examples[0].numpy()), "a page that is written to is a copy"
+    mapped = Path("/proc/self/maps")
+    assert not mapped.exists() or str(job.folder / "rows" / "example-0.npy") in mapped.read_text()
+
+
+def test_the_pace_is_measured_without_training_to_the_end(
+    job: Job, task: Task, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(workers, "_TIMED_SECONDS", 0.05)
+    runner = workers._pacer(job)
+    assert isinstance(runner.begin(task), Report)
+    paced = runner.go_on(False)
+    assert isinstance(paced, Outcome)
+    assert paced.score is not None
+    assert paced.score > 100
+    assert not list(job.folder.glob("trial-*")), "nothing is left"
+
+
+@pytest.mark.parametrize(
+    ("rates", "memory", "best"),
+    [({1: 100, 2: 180, 4: 190, 8: 500}, 1, 2), ({1: 100, 2: 105}, 1, 1), ({1: 100, 2: 200, 4: 400}, 1 << 60, 1)],
+)
+def test_no_more_processes_are_taken_than_pay_off_or_fit(
+    job: Job, task: Task, monkeypatch: pytest.MonkeyPatch, rates: dict[int, float], memory: int, best: int
+) -> None:
+    monkeypatch.setattr(workers, "_rate", lambda job, task, count: (rates[count], memory))
+    assert workers.measured(job, task, max(rates)) == best
+
+
+@pytest.mark.parametrize(("threads", "each"), [(None, 3), (5, 5)])
+def test_cores_are_divided_unless_their_number_is_set(
+    job: Job, monkeypatch: pytest.MonkeyPatch, threads: int | None, each: int
+) -> None:
+    monkeypatch.setattr(workers.devices, "cores", lambda: 6)
+    own = Job(job.base.model_copy(update={"threads": threads}), job.tune, job.facts, job.splits, job.folder)
+    assert workers.share_of_cores(own, 2).base.threads == each
+
+
+def test_a_worker_that_is_closed_is_not_started_again(job: Job, task: Task) -> None:
+    worker = Worker(job)
+    worker.close()
+    outcome = worker.begin(task)
+    assert isinstance(outcome, Outcome)
+    assert outcome.error == "the search is over"
+    assert not worker.is_alive()
+
+
+@pytest.mark.parametrize(
+    ("scores", "patience", "higher", "stalled"),
+    [
+        ([0.1, 0.2, 0.3], 2, True, False),
+        ([0.3, 0.2, 0.3], 2, True, True),
+        ([0.3, 0.2, 0.1], 2, True, True),
+        ([0.3, 0.2, 0.1], 2, False, False),
+        ([0.3, 0.2], 2, True, False),
+        ([0.3, 0.2, 0.1], None, True, False),
+    ],
+)
+def test_a_training_has_stalled_after_so_many_epochs_without_a_better_one(
+    scores: list[float], patience: int | None, higher: bool, stalled: bool
+) -> None:
+    assert has_stalled(scores, patience, higher) == stalled

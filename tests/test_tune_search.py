@@ -1,0 +1,425 @@
+"""What a search can be told to do: every method, budget, space, earlier search and trade-off; no network is trained."""
+
+from __future__ import annotations
+
+import csv
+import sqlite3
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+import worlds
+from optuna.trial import FrozenTrial
+
+from tasks.core import chosen
+from tasks.core.errors import MachineError, NotProven, SettingsError, UsageError
+from tasks.core.settings import Tune, parse
+from tasks.tune import choose, proposals, study, tables
+from tasks.tune.choose import Candidate
+from tasks.tune.search import search
+from tasks.tune.trial import Local, Outcome, Report, Task, Training
+
+EPOCHS = 6
+FIXED = {"weight_decay": 0.0, "layers": 2, "feature_dropout": 0.0, "number_dim": 2, "category_dim": 2}
+SPACE = FIXED | {
+    "learning_rate": {"low": 0.001, "high": 0.1, "log": True},
+    "hidden": {"low": 8, "high": 64, "step": 8},
+    "dropout": {"low": 0.0, "high": 0.5},
+}
+CONDITIONAL = SPACE | {
+    "layers": {"choices": [1, 2, 3]},
+    "dropout": {"low": 0.1, "high": 0.5, "when": {"layers": [2, 3]}, "otherwise": 0.0},
+    "feature_dropout": {"choices": [0.1, 0.2], "when": {"layers": [3]}, "otherwise": 0.5},
+}
+ONE, SEVERAL = ("random", "qmc", "tpe", "gp", "cmaes"), ("random", "qmc", "tpe", "gp", "nsga2", "nsga3")
+TRADE_OFF = {"objectives": ["metric", "size_kib"], "pruner": "none"}
+
+
+class Killed(BaseException):
+    """Stands for SIGKILL: nothing in the search may handle it."""
+
+
+def tune(**values: Any) -> Tune:
+    return parse(worlds.params({"tune": {"trials": 8, "epochs": EPOCHS, "space": SPACE} | values})).tune
+
+
+def mistakes(**values: Any) -> dict[str, str]:
+    with pytest.raises(SettingsError) as caught:
+        tune(**values)
+    return {mistake.key: f"{mistake.rule} | {mistake.way_out}" for mistake in caught.value.mistakes}
+
+
+def learn(task: Task) -> Training:
+    """A curve that the hyperparameters decide; a wide network is better, and costs more."""
+    values = task.values
+    quality = 0.9 - abs(values["dropout"] - 0.2) - values["learning_rate"] - 1 / values["hidden"]
+    for epoch in range(1, EPOCHS + 1):
+        if (yield Report(epoch, quality * (1 - 0.5**epoch))):
+            return Outcome("stopped")
+    return Outcome("complete", quality, {"size_kib": float(values["hidden"] * values["layers"])})
+
+
+def run(settings: Tune, folder: Path, train: Any = learn, **more: Any) -> list[FrozenTrial]:
+    return search(study.open_study(settings, folder), settings, 11, [Local(train)], **more)
+
+
+def plain(trials: list[FrozenTrial]) -> list[Any]:
+    return [(trial.number, trial.state.name, trial.params, trial.values) for trial in trials]
+
+
+# Methods.
+
+
+@pytest.mark.parametrize(
+    ("sampler", "more"),
+    [(sampler, {}) for sampler in ONE] + [(sampler, TRADE_OFF) for sampler in SEVERAL if sampler != "random"],
+)
+def test_every_sampler_goes_on_after_a_kill_as_if_nothing_had_happened(
+    tmp_path: Path, sampler: str, more: Mapping[str, Any]
+) -> None:
+    """Whatever a sampler keeps for itself (a generation, a distribution) survives too."""
+    settings = tune(sampler=sampler, trials=8, **more)
+    expected = plain(run(settings, tmp_path / "undisturbed"))
+    assert len(expected) == 8
+    assert len({str(params) for _, _, params, _ in expected}) >= 7, "it does not propose the same again and again"
+
+    def killed(at: int) -> Any:
+        def train(task: Task) -> Training:
+            running = learn(task)
+            if task.number == at:
+                yield next(running)
+                raise Killed
+            return (yield from running)
+
+        return train
+
+    for at in (2, 6):
+        with pytest.raises(Killed):
+            run(settings, tmp_path / "killed", killed(at))
+    assert plain(run(settings, tmp_path / "killed")) == expected
+
+
+@pytest.mark.parametrize("pruner", ["hyperband", "median", "wilcoxon"])
+def test_every_pruner_stops_hopeless_trials_and_lets_the_best_one_end(tmp_path: Path, pruner: str) -> None:
+    trials = run(tune(sampler="random", pruner=pruner, trials=20), tmp_path)
+    pruned = [trial for trial in trials if trial.state.name == "PRUNED"]
+    assert pruned
+    assert all(len(trial.intermediate_values) < EPOCHS for trial in pruned)
+    all_through = run(tune(sampler="random", pruner="none", trials=20), tmp_path / "none")
+    best = max(all_through, key=lambda trial: trial.values[0])
+    assert trials[best.number].state.name == "COMPLETE"
+
+
+def test_the_sequence_fills_the_space_more_evenly_than_chance(tmp_path: Path) -> None:
+    trials = run(tune(sampler="qmc", trials=16, pruner="none"), tmp_path)
+    for name, low, high in (("dropout", 0.0, 0.5), ("hidden", 8 - 4, 64 + 4)):
+        quarters = [int(4 * (trial.params[name] - low) / (high - low)) for trial in trials]
+        assert sorted(quarters) == [0] * 4 + [1] * 4 + [2] * 4 + [3] * 4, name
+
+
+# Budgets.
+
+
+def test_the_search_ends_after_so_many_trials_without_a_better_one(tmp_path: Path) -> None:
+    def worse_and_worse(task: Task) -> Training:
+        yield Report(1, -float(task.number))
+        return Outcome("complete", 1.0 if task.number == 2 else -float(task.number))
+
+    trials = run(tune(trials=50, patience=4, pruner="none"), tmp_path, worse_and_worse)
+    assert [trial.number for trial in trials] == list(range(2 + 1 + 4))
+
+
+def test_the_search_ends_with_its_time_and_stops_what_is_running(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = [0.0]
+    monkeypatch.setattr("tasks.tune.search.time.monotonic", lambda: clock[0])
+
+    def slow(task: Task) -> Training:
+        for epoch in range(1, EPOCHS + 1):
+            clock[0] += 10
+            if (yield Report(epoch, 0.5)):
+                return Outcome("stopped")
+        return Outcome("complete", 0.5)
+
+    settings = tune(trials=50, minutes=1.5, pruner="none")
+    trials = run(settings, tmp_path, slow)
+    assert [(trial.state.name, len(trial.intermediate_values)) for trial in trials] == [("COMPLETE", 6), ("PRUNED", 3)]
+    assert len(run(settings, tmp_path, slow)) == 2, "a search whose time is over is over after a restart, too"
+
+    with pytest.raises(NotProven, match=r"tune\.minutes \(0\.5\) was over"):
+        run(tune(trials=50, minutes=0.5, pruner="none"), tmp_path / "short", slow)
+
+
+def test_a_metric_that_tells_nothing_apart_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    def constant(task: Task) -> Training:
+        yield Report(1, 0.5)
+        return Outcome("complete", 0.5)
+
+    settings = tune(pruner="none")
+    with caplog.at_level("WARNING", "assay"):
+        found = study.open_study(settings, tmp_path)
+        trials = search(found, settings, 11, [Local(constant)])
+    assert "all 8 completed trials reach exactly 0.5" in caplog.text
+    tables.write(found, trials, 0, settings, "auc", tmp_path)
+    assert not (tmp_path / "importance.json").exists()
+    assert "0.5" in (tmp_path / "report.html").read_text()
+
+
+# Spaces.
+
+
+@pytest.mark.parametrize("sampler", ["grid", "qmc", "tpe", "random"])
+def test_a_hyperparameter_on_a_condition_is_searched_only_where_it_holds(tmp_path: Path, sampler: str) -> None:
+    given: list[Mapping[str, Any]] = []
+
+    def keep(task: Task) -> Training:
+        given.append(task.values)
+        return (yield from learn(task))
+
+    trials = run(tune(sampler=sampler, space=CONDITIONAL, trials=24, pruner="none"), tmp_path, keep)
+    for trial, values in zip(trials, given, strict=True):
+        layers = values["layers"]
+        assert ("dropout" in trial.params) == (layers in (2, 3))
+        assert ("feature_dropout" in trial.params) == (layers == 3)
+        assert values["dropout"] == 0.0 or layers > 1
+        assert (values["feature_dropout"] == 0.5) == (layers < 3)
+        assert trial.params["hidden"] % 8 == 0
+    assert {values["layers"] for values in given} == {1, 2, 3}
+    if sampler == "grid":
+        assert len({str(trial.params) for trial in trials}) == 24, "no point twice"
+
+
+def test_the_grid_has_a_point_for_each_thing_that_really_differs() -> None:
+    points = proposals.grid(tune(space=CONDITIONAL).space, 0)
+    # 3 rates, 3 widths; one layer: nothing else; two: 3 dropouts; three: 3 dropouts and 2 shares.
+    assert len(points) == 3 * 3 * (1 + 3 + 3 * 2)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"dropout": {"low": 0, "high": 0.5, "when": {"depth": [1]}, "otherwise": 0}}, "no hyperparameter"),
+        ({"dropout": {"low": 0, "high": 0.5, "when": {"dropout": [0.1]}, "otherwise": 0}}, "waits for itself"),
+        ({"dropout": {"low": 0, "high": 0.5, "when": {"layers": [7]}, "otherwise": 0}}, "to be 7, which it never is"),
+        ({"dropout": {"low": 0, "high": 0.5, "when": {"hidden": [9]}, "otherwise": 0}}, "to be 9, which it never is"),
+        (
+            {
+                "dropout": {"choices": [0.1], "when": {"layers": [2]}, "otherwise": 0},
+                "layers": {"choices": [2, 3], "when": {"dropout": [0.1]}, "otherwise": 1},
+            },
+            "waits for itself",
+        ),
+    ],
+)
+def test_conditions_that_cannot_be_are_refused_at_the_door(change: Mapping[str, Any], said: str) -> None:
+    found = mistakes(space=SPACE | change)
+    assert set(found) == {"tune.space"}
+    assert said in found["tune.space"]
+
+
+@pytest.mark.parametrize(
+    ("option", "said"),
+    [
+        ({"low": 0, "high": 0.5, "when": {"layers": [2]}}, "come together"),
+        ({"low": 0, "high": 0.5, "otherwise": 0.1}, "come together"),
+        ({"low": 0, "high": 0.5, "when": {"layers": []}, "otherwise": 0}, "at least one value"),
+        ({"low": 0, "high": 0.5, "when": {"layers": [2]}, "otherwise": 7}, "below 1"),
+        ({"low": 0, "high": 0.5, "step": 0.2}, "whole number of steps"),
+        ({"low": 0.1, "high": 0.5, "step": 0.1, "log": True}, "either logarithmic or in steps"),
+    ],
+)
+def test_a_range_that_cannot_be_is_refused(option: Mapping[str, Any], said: str) -> None:
+    found = mistakes(space=SPACE | {"dropout": option})
+    assert said in found["tune.space.dropout"]
+
+
+def test_settings_that_do_not_go_together_are_told_with_all_others() -> None:
+    found = mistakes(
+        objectives=["metric", "size_kib"], sampler="cmaes", pick="knee", patience=3, study="mine", epochs=0
+    )
+    assert set(found) == {"tune.epochs"}, "what fits together can be said only of keys that are right themselves"
+    found = mistakes(objectives=["metric", "size_kib"], sampler="cmaes", pick="knee", patience=3, study="mine")
+    for said in ("pruner: none", "`cmaes` has one objective", "`patience`", "storage: shared"):
+        assert said in found["tune"]
+    for values, said in (
+        ({"objectives": ["size_kib"]}, "`metric` comes first"),
+        ({"pick": "knee"}, "needs several"),
+        ({"executor": "dask", "workers": "auto"}, "measures this machine"),
+        ({"sampler": "cmaes", "space": FIXED | {"learning_rate": 0.1, "hidden": 8, "dropout": 0}}, "searches numbers"),
+    ):
+        assert said in " ".join(mistakes(**values).values())
+
+
+@pytest.mark.parametrize(("key", "extra"), [("sampler", "cmaes"), ("executor", "ray"), ("executor", "dask")])
+def test_a_library_that_is_not_installed_is_named_with_its_extra(
+    monkeypatch: pytest.MonkeyPatch, key: str, extra: str
+) -> None:
+    monkeypatch.setattr(chosen.importlib.util, "find_spec", lambda name: None)
+    found = mistakes(**{key: extra})
+    assert f"assay[{extra}]" in found[f"tune.{key}"]
+
+
+# Earlier searches.
+
+
+def table(path: Path, rows: list[dict[str, Any]]) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+    return path
+
+
+EARLIER = [
+    {"trial": 0, "state": "complete", "value": 0.7, "learning_rate": 0.01, "hidden": 16, "dropout": 0.1},
+    {"trial": 1, "state": "pruned", "value": 0.99, "learning_rate": 0.02, "hidden": 16, "dropout": 0.1},
+    {"trial": 2, "state": "complete", "value": 0.9, "learning_rate": 0.03, "hidden": 24, "dropout": 0.9},
+    {"trial": 3, "state": "complete", "value": 0.8, "learning_rate": 0.04, "hidden": 13, "dropout": 0.2},
+    {"trial": 4, "state": "fail", "value": "", "learning_rate": 0.05, "hidden": 16, "dropout": 0.1},
+]
+
+
+@pytest.mark.parametrize("sampler", ["tpe", "grid", "qmc"])
+def test_the_best_of_an_earlier_search_are_the_first_trials(tmp_path: Path, sampler: str) -> None:
+    """Values that this space does not have (a dropout of 0.9, 13 units) are proposed anew."""
+    table(tmp_path / "earlier" / "tune" / "trials.csv", EARLIER)
+    settings = tune(sampler=sampler, warm_start="earlier", pruner="none")
+    first = proposals.earlier(settings, tmp_path, True)
+    assert first == [
+        {"learning_rate": 0.03, "hidden": 24},
+        {"learning_rate": 0.04, "dropout": 0.2},
+        {"learning_rate": 0.01, "hidden": 16, "dropout": 0.1},
+    ]
+    trials = run(settings, tmp_path / "study", first=first)
+    assert [trial.params["learning_rate"] for trial in trials[:3]] == [0.03, 0.04, 0.01]
+    assert len({str(trial.params) for trial in trials}) == 8
+    less_is_better = proposals.earlier(settings, tmp_path, False)
+    assert less_is_better[0] == {"learning_rate": 0.01, "hidden": 16, "dropout": 0.1}
+
+
+def test_an_interrupted_search_keeps_to_the_configurations_that_it_began_with(tmp_path: Path) -> None:
+    settings = tune(pruner="none")
+    first = [{"learning_rate": 0.03}, {"learning_rate": 0.04}]
+
+    def killed(task: Task) -> Training:
+        raise Killed
+        yield
+
+    with pytest.raises(Killed):
+        run(settings, tmp_path, killed, first=first)
+    trials = run(settings, tmp_path, first=[{"learning_rate": 0.09}])
+    assert [trial.params["learning_rate"] for trial in trials[:2]] == [0.03, 0.04]
+
+
+def test_an_earlier_search_that_is_none_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="is none and has none"):
+        proposals.earlier(tune(warm_start="nowhere"), tmp_path, True)
+    table(tmp_path / "other.csv", [{"trial": 0, "state": "complete", "value": 1, "trees": 100}])
+    with pytest.raises(UsageError, match="none with a value of"):
+        proposals.earlier(tune(warm_start="other.csv"), tmp_path, True)
+    assert "copy the earlier trials.csv" in " ".join(mistakes(warm_start="artifacts/tune/trials.csv").values())
+
+
+# Trade-offs.
+
+FIVE = [Candidate(0, 0.90, {"size_kib": 100}), Candidate(1, 0.89, {"size_kib": 40}),
+        Candidate(2, 0.60, {"size_kib": 10}), Candidate(3, 0.85, {"size_kib": 60}),
+        Candidate(4, 0.90, {"size_kib": 100})]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("values", "best"),
+    [
+        ({}, [0, 4, 1, 3, 2]),
+        ({"limits": {"size_kib": 60}}, [1, 3, 2]),
+        ({"pick": "knee"}, [1, 0, 4, 3, 2]),
+        ({"pick": "knee", "limits": {"size_kib": 30}}, [2]),
+    ],
+)
+def test_the_rule_takes_the_best_metric_or_the_knee_within_the_limits(values: Any, best: list[int]) -> None:
+    settings = tune(**TRADE_OFF, **values)
+    assert [one.trial for one in choose.ranked(FIVE, settings, True)] == best
+
+
+def test_the_front_holds_what_nothing_beats() -> None:
+    objectives = ("metric", "size_kib")
+    assert [one.trial for one in choose.front(FIVE, objectives, True)] == [0, 1, 2, 4]
+    assert [one.trial for one in choose.front(FIVE, objectives, False)] == [2]
+    alone = [Candidate(5, 0.5, {"size_kib": 7})]
+    assert choose.knee(alone, objectives, True) == alone[0]
+
+
+def test_limits_that_nothing_keeps_to_are_told_with_the_nearest() -> None:
+    with pytest.raises(NotProven, match="trial 2 with size_kib 10; trial 1 with size_kib 40"):
+        choose.ranked(FIVE, tune(limits={"size_kib": 5}), True)
+
+
+def test_a_search_for_trade_offs_shows_its_front(tmp_path: Path) -> None:
+    settings = tune(sampler="nsga2", trials=12, **TRADE_OFF)
+    found = study.open_study(settings, tmp_path)
+    trials = search(found, settings, 11, [Local(learn)])
+    tables.write(found, trials, trials[0].number, settings, "auc", tmp_path)
+    with (tmp_path / "trials.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    best = [trial.number for trial in found.best_trials]
+    assert [int(row["trial"]) for row in rows if row["front"] == "yes"] == best
+    assert all(float(row["size_kib"]) > 0 and row["epochs"] == str(EPOCHS) for row in rows)
+    page = (tmp_path / "report.html").read_text()
+    assert "auc against size_kib" in page
+    assert "http" not in page.replace("http-equiv", ""), "nothing is fetched"
+
+
+# The database.
+
+
+def test_a_locked_database_is_the_machines_fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    connect = sqlite3.connect
+    monkeypatch.setattr(sqlite3.dbapi2, "connect", lambda *args, **more: connect(*args, **more | {"timeout": 0.1}))
+    settings = tune(storage="sqlite", pruner="none")
+    study.open_study(settings, tmp_path)
+    holder = connect(tmp_path / "study.db")
+    holder.execute("BEGIN EXCLUSIVE")
+    try:
+        with pytest.raises(MachineError, match="locked"):
+            run(settings, tmp_path)
+    finally:
+        holder.close()
+
+
+@pytest.mark.parametrize(
+    ("address", "error", "said"),
+    [
+        (None, UsageError, "it is not set"),
+        ("somewhere", UsageError, "what is there is none"),
+        ("oracel://u:secret@127.0.0.1/x", UsageError, "what is there is none"),
+        ("postgresql://u:secret@127.0.0.1:1/x", MachineError, "refused"),
+    ],
+)
+def test_a_database_that_does_not_answer_is_told_without_its_password(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, address: str | None, error: type[Exception], said: str
+) -> None:
+    monkeypatch.delenv(study.ADDRESS, raising=False)
+    if address:
+        monkeypatch.setenv(study.ADDRESS, address)
+    with pytest.raises(error, match=said) as caught:
+        study.open_study(tune(storage="shared"), tmp_path)
+    assert "secret" not in str(caught.value)
+
+
+def test_a_page_of_a_search_draws_every_kind_of_parameter(tmp_path: Path) -> None:
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    settings = tune(space=CONDITIONAL, trials=12)
+    found = study.open_study(settings, tmp_path)
+    trials = search(found, settings, 11, [Local(learn)])
+    tables.write(found, trials, 0, settings, "<auc>", tmp_path)
+    page = (tmp_path / "report.html").read_text()
+    for said in ("History", "What mattered", "Epochs", "Parameters", "All trials", "learning_rate", "&lt;auc&gt;"):
+        assert said in page
+    assert "<auc>" not in page
+    assert page.count("<circle") == sum(bool(trial.intermediate_values) for trial in trials)
+    tables.write(found, trials, 0, settings, "<auc>", tmp_path)
+    assert (tmp_path / "report.html").read_text() == page
