@@ -30,9 +30,7 @@ class Predictor:
         folder: where its ``model.onnx`` lies, the bundle or a variant in it; None if it was not loaded from there.
     """
 
-    def __init__(
-        self, session: onnxruntime.InferenceSession, signature: Signature, folder: Path | None = None
-    ) -> None:
+    def __init__(self, session: onnxruntime.InferenceSession, signature: Signature, folder: Path | None = None) -> None:
         self.session = session
         self.signature = signature
         self.folder = folder
