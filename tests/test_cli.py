@@ -194,6 +194,60 @@ class TestPredict:
         assert "Traceback" not in capsys.readouterr().err
 
 
+class TestSigning:
+    @pytest.fixture(autouse=True)
+    def _no_key(self, monkeypatch):
+        for name in ("ASSAY_SIGNING_KEY", "ASSAY_SIGNING_PASSWORD"):
+            monkeypatch.delenv(name, raising=False)
+
+    @pytest.fixture
+    def made(self, world) -> Path:
+        return next(path for path in (world / "dist" / "tiny").iterdir() if path.is_dir())
+
+    def test_from_a_new_key_to_a_signature_that_holds(self, made, monkeypatch, capsys, tmp_path):
+        monkeypatch.setenv("ASSAY_SIGNING_PASSWORD", "open sesame")
+        assert assay(monkeypatch, "keys", "new", str(tmp_path / "keys")) == 0
+        assert "private, encrypted" in capsys.readouterr().out
+        private, public = tmp_path / "keys" / "assay.key", tmp_path / "keys" / "assay.pub"
+        assert assay(monkeypatch, "verify-bundle", str(made), "--key", str(public)) == 5
+        assert f"{made.name}.sig does not exist" in capsys.readouterr().err
+        assert assay(monkeypatch, "sign", str(made), "--key", str(private)) == 0
+        assert capsys.readouterr().out == f"{made}.sig\n"
+        assert assay(monkeypatch, "verify-bundle", str(made), "--key", str(public)) == 0
+        assert "signed with the other half" in capsys.readouterr().out
+        assert assay(monkeypatch, "keys", "new", str(tmp_path / "keys")) == 2
+
+    def test_without_a_key_nothing_is_proven_of_its_maker(self, made, monkeypatch, capsys):
+        assert assay(monkeypatch, "verify-bundle", str(made)) == 0
+        assert "warning: nothing was proven about who made it" in capsys.readouterr().err
+        (made / "README.md").write_text("better than ever")
+        assert assay(monkeypatch, "verify-bundle", str(made)) == 5
+        told = capsys.readouterr()
+        assert "README.md: changed" in told.err
+        assert told.out == ""
+
+    def test_a_damaged_bundle_is_not_signed(self, made, monkeypatch, capsys, tmp_path):
+        assay(monkeypatch, "keys", "new", str(tmp_path))
+        (made / "README.md").write_text("better than ever")
+        monkeypatch.setenv("ASSAY_SIGNING_KEY", str(tmp_path / "assay.key"))
+        assert assay(monkeypatch, "sign", str(made)) == 5
+        assert not list(made.parent.glob("*.sig"))
+
+    def test_wrong_use(self, made, monkeypatch, capsys, tmp_path):
+        assert assay(monkeypatch, "sign", str(made)) == 2
+        assert assay(monkeypatch, "sign", str(made), "--key", str(tmp_path / "nowhere")) == 2
+        assert assay(monkeypatch, "verify-bundle", str(tmp_path / "nowhere")) == 2
+        assert "Traceback" not in capsys.readouterr().err
+
+    def test_a_summary_says_that_a_bundle_is_not_signed(self, conducted, monkeypatch, capsys):
+        assert assay(monkeypatch, "run") == 0
+        assert "unsigned: nothing proves who made it (`assay sign dist/tiny/1-" in capsys.readouterr().out
+        (folder,) = (conducted / "dist" / "tiny").iterdir()
+        folder.with_name(f"{folder.name}.sig").touch()
+        assert assay(monkeypatch, "run") == 0
+        assert "unsigned" not in capsys.readouterr().out
+
+
 class TestDoctor:
     @pytest.fixture(autouse=True)
     def _no_server(self, monkeypatch):

@@ -16,15 +16,15 @@ import pyarrow.parquet as pq
 import pytest
 import worlds
 
-from deploy import bundle, golden
+from deploy import bundle, golden, signing
 from deploy.predictor import Predictor
 from deploy.runtime import open_session
 from deploy.signature import MISSING, Signature
 from tasks.core import files, manifest, scoring
-from tasks.core.errors import IntegrityError, NotProven
+from tasks.core.errors import IntegrityError, NotProven, UsageError
 from tasks.core.stage import run_stage
 from tasks.export.provenance import dvc_hashes, git_state
-from tasks.export.publish import publish
+from tasks.export.publish import publish, sign
 
 CASES = ("typical", "single", "odd")
 GOLDEN = {f"golden/{case}.{side}.json" for case in CASES for side in ("request", "response")}
@@ -35,7 +35,7 @@ def run(root: Path, base: dict[str, Any] | None = None, **own: Any) -> manifest.
 
 
 def versions(root: Path) -> list[str]:
-    return sorted(path.name for path in (root / "dist" / "tiny").iterdir() if not path.name.startswith("."))
+    return sorted(path.name for path in (root / "dist" / "tiny").glob("[0-9]*-*") if path.is_dir())
 
 
 def bundle_of(root: Path) -> Path:
@@ -374,6 +374,86 @@ def test_a_published_bundle_that_was_changed_is_not_taken_for_the_same(world: Pa
     path.write_text(path.read_text() + "better than ever\n")
     with pytest.raises(IntegrityError, match=r"README\.md: changed"):
         run(world)
+
+
+# Signing.
+
+
+@pytest.fixture
+def private(tmp_path: Path) -> Path:
+    return signing.new_keys(tmp_path / "keys")[0]
+
+
+def public_of(private: Path) -> Path:
+    return private.with_name(signing.PUBLIC)
+
+
+def test_a_named_key_signs_and_leaves_no_trace(world: Path, private: Path, caplog: pytest.LogCaptureFixture) -> None:
+    before = manifest.identity(world / "artifacts" / "export")
+    run(world, signing_key=str(private))
+    bundle.verify(bundle_of(world), public_of(private))
+    assert manifest.identity(world / "artifacts" / "export") == before, "the path is part of nothing that is hashed"
+    secret = private.read_text().splitlines()[1]
+    everything = {path: path.read_text(errors="replace") for path in world.rglob("*") if path.is_file()}
+    assert not [path for path, text in everything.items() if secret in text]
+    assert [path.name for path, text in everything.items() if str(private) in text] == ["params.yaml"]
+
+
+def test_the_environment_names_a_key_and_opens_it(world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    private, public = signing.new_keys(tmp_path / "keys", b"open sesame")
+    monkeypatch.setenv("ASSAY_SIGNING_KEY", str(private))
+    with pytest.raises(UsageError, match="Password was not given"):
+        run(world)
+    monkeypatch.setenv("ASSAY_SIGNING_PASSWORD", "open sesame")
+    run(world)
+    bundle.verify(bundle_of(world), public)
+    assert "open sesame" not in (bundle_of(world) / "provenance.json").read_text()
+
+
+def test_without_a_key_a_bundle_is_not_signed_and_said_so(world: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level("INFO"):
+        run(world)
+    assert not signing.signature_path(bundle_of(world)).exists()
+    assert "not signed: no key is named" in caplog.text
+
+
+def test_the_next_export_makes_good_what_a_kill_before_the_signature_left(world: Path, private: Path) -> None:
+    before = tree(bundle_of(world))
+    signature = signing.signature_path(bundle_of(world))
+    assert not signature.exists(), "as if killed between the bundle and its signature"
+    run(world, signing_key=str(private))
+    bundle.verify(bundle_of(world), public_of(private))
+    good = signature.read_bytes()
+    run(world, signing_key=str(private))
+    assert signature.read_bytes() == good, "what is good is left alone"
+    signature.write_bytes(good[:-100])
+    run(world, signing_key=str(private))
+    bundle.verify(bundle_of(world), public_of(private))
+    assert tree(bundle_of(world)) == before
+
+
+def test_a_damaged_bundle_is_not_signed(world: Path, private: Path) -> None:
+    (bundle_of(world) / "README.md").write_text("better than ever")
+    with pytest.raises(IntegrityError, match=r"README\.md: changed"):
+        run(world, signing_key=str(private))
+    assert not signing.signature_path(bundle_of(world)).exists()
+
+
+@pytest.mark.parametrize("place", ["artifacts/assay.key", "dist/assay.key", "nowhere.key"])
+def test_a_key_that_would_be_published_or_is_none_is_refused_first(world: Path, private: Path, place: str) -> None:
+    if place != "nowhere.key":
+        shutil.copyfile(private, world / place)
+    with pytest.raises(UsageError, match=r"a private key lies apart|an elliptic-curve key"):
+        run(world, signing_key=place, description="new")
+    assert len(versions(world)) == 1
+
+
+def test_a_signature_keeps_its_number_from_being_used_again(source: Path, tmp_path: Path, private: Path) -> None:
+    version = publish(tmp_path / "dist", source, "a" * 64, {}, accept)
+    sign(version, private, None)
+    shutil.rmtree(version)
+    (tmp_path / "dist" / ".last").unlink()
+    assert publish(tmp_path / "dist", source, "b" * 64, {}, accept).name == "2-bbbbbbbbbbbb"
 
 
 # Publishing alone.

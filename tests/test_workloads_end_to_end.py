@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.csv
 import pytest
 
-from deploy import bundle
+from deploy import bundle, golden
 from deploy.predictor import Predictor
 from tasks.core import files
 from tasks.core.settings import STAGES, parse
@@ -115,17 +115,11 @@ def test_a_family_goes_from_a_file_to_a_bundle(tmp_path: Path, world: Callable[[
 
     assert files.read_json(tmp_path / "artifacts/verify/verdict.json")["verdict"] == "ACCEPT"
     (folder,) = (tmp_path / "dist" / "tiny").glob("1-*")
-    bundle.check(folder)
+    bundle.verify(folder, None)
     predictor = Predictor.load(folder, "cpu")
-    request = files.read_json(folder / "golden/typical.request.json")["inputs"]
-    given = {item["name"]: np.array(item["data"], dtype=object).reshape(item["shape"]) for item in request}
-    for tensor in predictor.signature.inputs:
-        if tensor.datatype not in ("BYTES", "FP32"):
-            given[tensor.name] = given[tensor.name].astype(np.int64)
-    (expected,) = files.read_json(folder / "golden/typical.response.json")["outputs"]
-    found = predictor.predict(given)[expected["name"]].ravel().tolist()
-    if isinstance(found[0], float):
-        assert found == pytest.approx(expected["data"], rel=1e-3, abs=1e-3)
-    else:
-        assert found == expected["data"]
+    cases = {case.name: case for case in golden.read(folder)}
+    assert set(cases) == {"typical", "single", "odd"}
+    for case in cases.values():
+        assert case.differences(predictor.predict(case.columns), predictor.provider) == []
+    found = cases["typical"].answers[predictor.signature.outputs[0].name].expected.ravel().tolist()
     assert len(set(map(str, found))) > 1, "the answers differ from row to row"

@@ -49,7 +49,7 @@ def write(out: Path, variant: Variant, columns: Arrays, count: int) -> None:
         out: the bundle's folder.
         variant: whose folder in it holds ``model.onnx`` and ``signature.json``.
         columns: the exported model's inputs for the test rows, by name.
-        count: test rows of the typical case.
+        count: test rows of the typical case; of wide rows fewer are taken.
     """
     folder = out / variant.folder
     predictor = Predictor.open(folder, variant.device, variant.threads)
@@ -57,7 +57,7 @@ def write(out: Path, variant: Variant, columns: Arrays, count: int) -> None:
     odd = _answered(predictor, _odd(predictor.signature, rows))
     plain = Predictor(open_session(folder / "model.onnx", variant.device, 1, optimized=False), predictor.signature)
     usual = _tolerances(predictor, plain, rows)
-    cases = [("typical", _slice(rows, count), usual), ("single", _slice(rows, 1), usual)]
+    cases = [("typical", _slice(rows, min(count, _most_rows(rows))), usual), ("single", _slice(rows, 1), usual)]
     if odd:  # extremes may have extreme answers, and rounding to match
         cases.append(("odd", odd, _tolerances(predictor, plain, odd, usual)))
     for name, asked, tolerances in cases:
@@ -90,11 +90,16 @@ def _slice(rows: Arrays, count: int) -> dict[str, np.ndarray]:
     return {name: array[:count] for name, array in rows.items()}
 
 
+def _most_rows(rows: Arrays) -> int:
+    """Rows of a case, of which there is one however wide it is."""
+    return max(1, _MOST_VALUES // sum(array[:1].size for array in rows.values()))
+
+
 def _odd(signature: Signature, rows: Arrays) -> Iterator[dict[str, np.ndarray]]:
     """Odd rows, each alone, by input."""
     ordinary = _slice(rows, 1)
     odd = [(tensor.name, value) for tensor in signature.inputs for value in _values(tensor)]
-    most = max(1, min(_MOST_ODD, _MOST_VALUES // sum(array.size for array in ordinary.values())))
+    most = min(_MOST_ODD, _most_rows(rows))
     for index in np.unique(np.linspace(0, len(odd) - 1, min(most, len(odd))).astype(int)):
         name, value = odd[index]
         yield ordinary | {name: np.full_like(ordinary[name], value)}
