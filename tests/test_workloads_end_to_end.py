@@ -121,5 +121,8 @@ def test_a_family_goes_from_a_file_to_a_bundle(tmp_path: Path, world: Callable[[
     assert set(cases) == {"typical", "single", "odd"}
     for case in cases.values():
         assert case.differences(predictor.predict(case.columns), predictor.provider) == []
+    features = files.read_json(folder / "drift_reference.json")["features"]
+    assert set(features) == {tensor.name for tensor in predictor.signature.inputs}
+    assert features.get("user", {"kind": "identifier"})["kind"] == "identifier", "people are not listed"
     found = cases["typical"].answers[predictor.signature.outputs[0].name].expected.ravel().tolist()
     assert len(set(map(str, found))) > 1, "the answers differ from row to row"

@@ -53,7 +53,8 @@ def write(out: Path, validated: Path, encoder: Encoder, variant: Variant) -> Non
         encoder: makes inputs of rows.
         variant: the model that answers.
     """
-    splits = {split: _inputs(validated / f"{split}.parquet", encoder) for split in ("train", "validation")}
+    sources = {"train": _train(validated, encoder), "validation": validated / "validation.parquet"}
+    splits = {split: _inputs(path, encoder) for split, path in sources.items()}
     predictor = Predictor.open(out / variant.folder, variant.device, variant.threads)
     first = predictor.signature.outputs[0].name
     answers = {"validation": predictor.predict(splits["validation"])[first]}
@@ -65,6 +66,14 @@ def write(out: Path, validated: Path, encoder: Encoder, variant: Variant) -> Non
     # A recommender's model calls the user so, whatever the column is called.
     people = frozenset() if user is None else frozenset({"user"})
     files.write_json(out / "drift_reference.json", reference(predictor.signature, inputs, answers, people))
+
+
+def _train(validated: Path, encoder: Encoder) -> Path:
+    """The training rows, or those drawn from them to calibrate: interactions have a history only there."""
+    import pyarrow.parquet as pq
+
+    path = validated / "train.parquet"
+    return path if {*encoder.columns} <= {*pq.read_schema(path).names} else validated / "calibration.parquet"
 
 
 def _inputs(path: Path, encoder: Encoder) -> dict[str, np.ndarray]:
