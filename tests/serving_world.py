@@ -115,7 +115,7 @@ def echo(folder: Path) -> Path:
 
 def slow(folder: Path) -> Path:
     """A model that multiplies for some seconds, in many nodes, and cannot do anything with a second axis of three."""
-    steps = 400
+    steps = 1500
     names = ["x", *(f"m{i}" for i in range(1, steps)), "product"]
     nodes = [node("MatMul", f"{a} w", b) for a, b in pairwise(names)]
     made = model(nodes, {"x": (TensorProto.FLOAT, ["N", "M"])}, {"product": (TensorProto.FLOAT, ["N", "M"])},

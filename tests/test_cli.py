@@ -287,3 +287,12 @@ class TestDoctor:
 
         with temporary_settings({PREFECT_API_URL: "http://127.0.0.1:1/api"}):
             assert doctor._prefect().grade == "fail"
+
+
+def test_serve_says_what_it_needs(monkeypatch, capsys, tmp_path):
+    (tmp_path / "MANIFEST.sha256").touch()
+    assert assay(monkeypatch, "serve", str(tmp_path)) == 2
+    assert "--key, or served --unsigned" in capsys.readouterr().err
+    stage = ("serve", "tiny@prod", "--store", str(tmp_path), "--unsigned", "--port", "0")
+    assert assay(monkeypatch, *stage) == 2
+    assert "assay promote tiny VERSION --to prod" in capsys.readouterr().err

@@ -6,6 +6,7 @@ import hashlib
 import json
 import re
 import shutil
+import subprocess
 import time
 import tomllib
 import urllib.error
@@ -383,3 +384,12 @@ def test_argo_s_questions_are_about_metrics_that_there_are(echoing: tuple[str, V
 
 def read_yaml(name: str) -> Any:
     return YAML(typ="safe").load((ROOT / "deploy" / name).read_text())
+
+
+def test_triton_s_repository_has_its_layout(tiny: Path, tmp_path: Path) -> None:
+    folder = publish(tiny, tmp_path / "tiny", 7, None)
+    script = ROOT / "deploy" / "triton" / "repository.sh"
+    subprocess.run(["sh", script, folder, tmp_path / "repository"], check=True)
+    made = {path.relative_to(tmp_path / "repository").as_posix() for path in (tmp_path / "repository").rglob("*.*")}
+    assert made == {"tiny/config.pbtxt", "tiny/7/model.onnx"}
+    assert (tmp_path / "repository/tiny/7/model.onnx").read_bytes() == (folder / "model.onnx").read_bytes()

@@ -36,7 +36,7 @@ def main() -> int:
     url, failed, seed = f"http://127.0.0.1:{PORT}", False, options.seed
     log = Path(tempfile.mkdtemp(prefix="serving-"), "assay.log")
     with assay(options.bundle, PORT, None, log, "--access-log"):
-        while sum((counted := statuses(log)).values()) < options.requests:
+        while sum(statuses(log).values()) < options.requests:
             command = [
                 str(Path(sys.executable).with_name("schemathesis")), "run", f"{url}/openapi.json", "--seed", str(seed),
                 "--max-examples", str(options.examples), "--mode", "all", "--checks", CHECKS, "--phases",
@@ -51,6 +51,7 @@ def main() -> int:
             print(f"round {seed - options.seed}: {sum(statuses(log).values())} requests", flush=True)
         with urllib.request.urlopen(f"{url}/v2/health/ready", timeout=5) as response:
             alive = response.status == 200
+    counted = statuses(log)
     wrong = sum(number for code, number in counted.items() if code >= 500 and code != 503)
     print(f"{sum(counted.values())} predictions asked for, by status: {dict(sorted(counted.items()))}")
     errors = len(re.findall("request_failed", log.read_text()))

@@ -2,7 +2,8 @@
 
     python benchmarks/serving/reload.py BUNDLE [--reloads 100] [--concurrency 8]
 
-Versions that answer differently take turns at a stage of a store: copies of the bundle whose constants were scaled. Every response is held against what its version must answer.
+Versions that answer differently take turns at a stage of a store: copies of the bundle whose constants were scaled.
+Every response is held against what its version must answer.
 """
 
 from __future__ import annotations

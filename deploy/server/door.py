@@ -53,16 +53,13 @@ class Door:
         started = time.perf_counter()
         version, route = self._route(path)
         name = version.name if version is not None else ""
+        allowed = self._tokens is None or path in HEALTH or self._tokens.accept(headers.get(b"authorization"))
+        if allowed and version is None:
+            await self._pages(scope, receive, send)
+            return
         try:
-            if (
-                self._tokens is not None
-                and path not in HEALTH
-                and not self._tokens.accept(headers.get(b"authorization"))
-            ):
+            if not allowed or version is None:
                 raise _no_token()
-            if version is None:
-                await self._pages(scope, receive, send)
-                return
             if scope["method"] != "POST":
                 rule, way_out = "predictions are asked for with POST", f"POST {path}"
                 raise Refusal(405, rule, scope["method"], way_out, {"Allow": "POST"})

@@ -12,8 +12,8 @@ if TYPE_CHECKING:
     from deploy.server.metrics import Metrics
     from deploy.server.version import Version
 
-#: Rows and bytes that are kept until they are counted together, which costs a row a hundredth of what it would alone.
-_MOST_ROWS, _MOST_BYTES = 2048, 1 << 18
+#: Rows and bytes that are kept until they are counted together: fewer cost each row more, more let others wait longer.
+_MOST_ROWS, _MOST_BYTES = 256, 1 << 18
 
 
 class Drift:

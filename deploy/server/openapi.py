@@ -8,6 +8,7 @@ from typing import Any
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
+from deploy.server.lineup import Loaded
 from deploy.signature import Signature, Tensor
 
 _TEXT = {"type": "string"}
@@ -40,8 +41,9 @@ _VALUES: dict[str, dict[str, Any]] = {
 }
 
 
-def document(app: FastAPI, model: str, signature: Signature) -> dict[str, Any]:
-    """The whole document, for the current version's signature."""
+def document(app: FastAPI, model: str, loaded: Loaded) -> dict[str, Any]:
+    """The whole document, with the current version's signature."""
+    signature = loaded.current.signature
     whole = get_openapi(title=app.title, version=app.version, routes=app.routes)
     components = whole.setdefault("components", {})
     components.setdefault("schemas", {})["Error"] = _ERROR_SCHEMA
@@ -55,20 +57,20 @@ def document(app: FastAPI, model: str, signature: Signature) -> dict[str, Any]:
         "rows": (_content(_rows(signature), _one_row_of_columns(signature)), {"type": "object"}),
     }
     for route, (asked, told) in routes.items():
-        whole["paths"][f"/v2/models/{{name}}/{route}"] = {"post": _operation(route, asked, told, {"name": model})}
-        both = {"name": model, "version": None}
+        whole["paths"][f"/v2/models/{{name}}/{route}"] = {"post": _operation(route, asked, told, {"name": [model]})}
+        both = {"name": [model], "version": [one.name for one in loaded.both]}
         path = f"/v2/models/{{name}}/versions/{{version}}/{route}"
         whole["paths"][path] = {"post": _operation(f"version_{route}", asked, told, both)}
     return whole
 
 
-def _operation(name: str, asked: Any, told: Any, parameters: dict[str, str | None]) -> dict[str, Any]:
+def _operation(name: str, asked: Any, told: Any, parameters: dict[str, list[str]]) -> dict[str, Any]:
     refusals = {str(code): {"description": text, **ERROR} for code, text in _REFUSALS.items()}
     return {
         "operationId": name,
         "parameters": [
-            {"name": key, "in": "path", "required": True, "schema": _TEXT if value is None else {"enum": [value]}}
-            for key, value in parameters.items()
+            {"name": key, "in": "path", "required": True, "schema": {"enum": values}}
+            for key, values in parameters.items()
         ],
         "requestBody": {"required": True, "content": {"application/json": asked}},
         "responses": {
@@ -140,11 +142,11 @@ def _tensors(tensors: tuple[Tensor, ...], least: int | None = None) -> dict[str,
 
 
 def _tensor(tensor: Tensor) -> dict[str, Any]:
-    sizes = [{"type": "integer", "minimum": 0} if size == -1 else {"const": size} for size in tensor.shape]
+    axes, size = len(tensor.shape), {"type": "integer", "minimum": 0}
     properties = {
         "name": {"const": tensor.name},
         "datatype": {"const": tensor.datatype},
-        "shape": {"type": "array", "prefixItems": sizes, "minItems": len(sizes), "maxItems": len(sizes)},
+        "shape": {"type": "array", "items": size, "minItems": axes, "maxItems": axes},
         "data": {"type": "array", "items": _VALUES[tensor.datatype]},
         "parameters": {"type": "object"},
     }

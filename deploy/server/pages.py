@@ -80,7 +80,7 @@ def pages(
     """
     app = FastAPI(title=f"Assay: {model}", version=release, docs_url=None, redoc_url=None)
     app.add_exception_handler(AnyHTTPException, _error)
-    app.openapi = lambda: openapi.document(app, model, lineup.loaded.current.signature)  # type: ignore[method-assign]
+    app.openapi = lambda: openapi.document(app, model, lineup.loaded)  # type: ignore[method-assign]
 
     def named(name: str, version: str | None = None) -> Version:
         loaded = lineup.loaded

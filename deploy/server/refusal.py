@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from deploy.errors import AssayError
-
 _LONGEST = 300
 
 
-class Refusal(AssayError):
-    """The rule that a request broke, with the HTTP status that says so.
+class Refusal(Exception):
+    """The rule that a request broke, with the HTTP status that says so. It ends a request, never the process.
 
     Args:
         status: of the response.
@@ -22,8 +20,8 @@ class Refusal(AssayError):
 
     def __init__(self, status: int, rule: str, found: str, way_out: str, headers: dict[str, str] | None = None) -> None:
         found = found if len(found) <= _LONGEST else found[:_LONGEST] + "..."
-        super().__init__(rule, found, way_out)
-        self.status = status
+        super().__init__(status, rule, found, way_out)
+        self.status, self.rule, self.found, self.way_out = status, rule, found, way_out
         self.headers = headers or {}
 
     def body(self) -> dict[str, Any]:
