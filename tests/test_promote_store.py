@@ -162,6 +162,13 @@ def test_a_bucket_that_is_not_there_is_told(s3: str) -> None:
         S3Store("s3://no-such-bucket-here/x").swap("a", b"b", None)
 
 
+def test_a_place_that_cannot_be_a_folder_is_told(tmp_path: Path, bundles: list[Path]) -> None:
+    (tmp_path / "store").write_text("a file")
+    store = FolderStore(tmp_path / "store")
+    with pytest.raises(MachineError), store.locked(NAME):
+        pytest.fail("there is no lock to be had")
+
+
 # The log.
 
 
