@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import random
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -67,16 +69,24 @@ store, bundles = FolderStore(Path(sys.argv[2])), [Path(path) for path in sys.arg
 print("begin", flush=True)
 for bundle in itertools.cycle(bundles):
     promote_world.move(store, bundle)
+    print("moved", flush=True)
 """
 
 
-def endless(store: Path, *bundles: Path) -> subprocess.Popen[str]:
-    """A process that moves a stage for ever; it has begun."""
+def killed_while_moving(store: Path, moment: random.Random, *bundles: Path) -> None:
+    """Let a process move a stage for ever, and kill it somewhere within its first few moves, at its own pace."""
     command = [sys.executable, "-c", ENDLESS, str(Path(__file__).parent), str(store), *map(str, bundles)]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
     assert process.stdout.readline() == "begin\n"
-    return process
+    pace, began = 0.02, time.monotonic()
+    for _ in range(moment.randrange(4)):
+        assert process.stdout.readline() == "moved\n"
+        pace, began = time.monotonic() - began, time.monotonic()
+    time.sleep(moment.uniform(0.0, pace))
+    process.kill()
+    process.wait()
+    process.stdout.close()
 
 
 # A whole project: the tiny world as a Git and DVC repository, with a bundle that every gate can say yes to.

@@ -7,7 +7,6 @@ import random
 import secrets
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -162,6 +161,13 @@ def test_a_bucket_that_is_not_there_is_told(s3: str) -> None:
         S3Store("s3://no-such-bucket-here/x").swap("a", b"b", None)
 
 
+def test_a_place_that_cannot_be_a_folder_is_told(tmp_path: Path, bundles: list[Path]) -> None:
+    (tmp_path / "store").write_text("a file")
+    store = FolderStore(tmp_path / "store")
+    with pytest.raises(MachineError), store.locked(NAME):
+        pytest.fail("there is no lock to be had")
+
+
 # The log.
 
 
@@ -257,16 +263,14 @@ def test_a_kill_at_any_moment_leaves_a_whole_store(tmp_path: Path, bundles: list
     root = tmp_path / "store"
     moment = random.Random(7)  # noqa: S311 (no secret)
     for _ in range(5):
-        process = promote_world.endless(root, *bundles)
-        time.sleep(moment.uniform(0.0, 0.05))
-        process.kill()
-        process.wait()
+        promote_world.killed_while_moving(root, moment, *bundles)
         state = moves.read(FolderStore(root), NAME)  # the chain holds
         pointer = read_pointer(root, NAME, "staging")  # and the pointer is whole
         if pointer is not None:
             assert current(root, NAME, "staging").is_dir()
         assert len(state.behind()) <= 1
     last = move(FolderStore(root), bundles[0])
+    assert last.number > 3
     assert moves.read(FolderStore(root), NAME).behind() == []
     assert read_pointer(root, NAME, "staging") == last.pointer
     assert not list((root / NAME).glob(".incoming-*"))

@@ -4,7 +4,7 @@
 builds the tests' tiny project (a real bundle, Git, DVC's files), and promotes it to staging with the real server.
 
 Two series: whole promotions, gates and all, killed at a moment between their start and their usual end; and the
-publishing alone (copy, log, pointer), over and over, killed within some tens of milliseconds.
+publishing alone (copy, log, pointer), over and over, killed within its first few moves.
 """
 
 from __future__ import annotations
@@ -103,10 +103,7 @@ def publishing(root: Path, store: Path, kills: int, moment: random.Random) -> No
     bundles = [promote_world.bundle_of(root, number) for number in (1, 2)]
     found = {"whole": 0, "cut off between log and pointer": 0}
     for _ in range(kills):
-        process = promote_world.endless(store, *bundles)
-        time.sleep(moment.uniform(0, 0.03))
-        process.kill()
-        process.wait()
+        promote_world.killed_while_moving(store, moment, *bundles)
         state = moves.read(FolderStore(store), NAME)
         assert read_pointer(store, NAME, STAGE) is None or current(store, NAME, STAGE).is_dir()
         found["cut off between log and pointer" if state.behind() else "whole"] += 1

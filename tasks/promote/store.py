@@ -110,9 +110,10 @@ class FolderStore:
         from filelock import FileLock
 
         folder = self._root / name
-        folder.mkdir(parents=True, exist_ok=True)
-        with FileLock(folder / ".lock"):
-            yield
+        with files.machine_errors(self._root):
+            folder.mkdir(parents=True, exist_ok=True)
+            with FileLock(folder / ".lock"):
+                yield
 
     def holds(self, name: str, version: str) -> bool:
         """See :class:`Store`: the folder is the last to get its name."""
