@@ -12,7 +12,7 @@ import onnx
 import pyarrow.parquet as pq
 import pytest
 import worlds
-from test_verify import make_worse, rebuild_model
+from fault_world import answer, rewrite
 
 from deploy import bundle
 from deploy.errors import IntegrityError, MachineError, UsageError
@@ -229,13 +229,20 @@ def test_each_variant_is_judged_on_its_own_answers(two: Path) -> None:
 
 @pytest.mark.parametrize(("file", "said"), [(EDGE, "REGRESSION: edge: the loss"), ("model.onnx", "REGRESSION: the")])
 def test_a_variant_that_fails_the_gate_stops_all(world: Path, file: str, said: str) -> None:
-    rebuild_model(world, make_worse, file)
+    rewrite(world, answer("Round(raw)"), file)
     before = manifest.identity(world / "artifacts" / "verify")
     with pytest.raises(NotProven, match=said):
         run(world, "verify")
     assert manifest.identity(world / "artifacts" / "verify") == before
     told = files.read_json(world / "artifacts" / "rejected" / "verify" / "verdict.json")
     assert sorted(line["verdict"] for line in told["lines"]) == ["ACCEPT", "REGRESSION"]
+
+
+def test_the_gravest_of_several_verdicts_is_told(world: Path) -> None:
+    rewrite(world, answer("Round(raw)"))
+    rewrite(world, answer("Sub(raw, raw) -> z; Div(z, z)"), EDGE)
+    with pytest.raises(NotProven, match=r"ANOMALOUS: edge: .* not finite"):
+        run(world, "verify")
 
 
 # The bundle.

@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import worlds
+from fault_world import Change, answer, rewrite, table
 
 from tasks.core import files, manifest, scoring, statistics
 from tasks.core.errors import IntegrityError, MachineError, NotProven
@@ -36,38 +36,7 @@ def verdict(folder: Path) -> dict[str, Any]:
     return found
 
 
-def rebuild_model(root: Path, change: Callable[[onnx.ModelProto], None], file: str = "model.onnx") -> None:
-    """Let `compress` have left a changed model, with a manifest that says so."""
-    folder = root / "artifacts" / "compress"
-    before = manifest.read(folder)
-    model = onnx.load(folder / file)
-    change(model)
-    onnx.save(model, folder / file)
-    (folder / "manifest.json").unlink()
-    upstream = {name: root / "artifacts" / name for name in before.upstream}
-    roles = {name: entry.role for name, entry in before.files.items()}
-    manifest.write(manifest.build("compress", before.settings, upstream, folder, roles, {}, before.facts), folder)
-
-
-def replace_output(model: onnx.ModelProto, *nodes: onnx.NodeProto) -> None:
-    """Put nodes between the network's answer ("raw") and the output."""
-    for node in model.graph.node:
-        for index, name in enumerate(node.output):
-            if name == "probability":
-                node.output[index] = "raw"
-    model.graph.node.extend(nodes)
-
-
-def make_worse(model: onnx.ModelProto) -> None:
-    replace_output(model, onnx.helper.make_node("Round", ["raw"], ["probability"]))
-
-
-def make_nan(model: onnx.ModelProto) -> None:
-    nodes = (
-        onnx.helper.make_node("Sub", ["raw", "raw"], ["zero"]),
-        onnx.helper.make_node("Div", ["zero", "zero"], ["probability"]),
-    )
-    replace_output(model, *nodes)
+WORSE, NAN = answer("Round(raw)"), answer("Sub(raw, raw) -> z; Div(z, z)")
 
 
 def test_an_accept_leaves_its_evidence(tiny: Path) -> None:
@@ -107,16 +76,16 @@ def test_the_metrics_of_all_stages_are_gathered(tiny: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "own", "word"),
     [
-        (make_worse, {}, "REGRESSION"),
-        (make_nan, {}, "ANOMALOUS"),
+        (WORSE, {}, "REGRESSION"),
+        (NAN, {}, "ANOMALOUS"),
         (None, {"margin": 1e-9}, "INCONCLUSIVE"),
     ],
 )
 def test_any_other_verdict_stops_the_run_and_is_published(
-    world: Path, change: Callable[[onnx.ModelProto], None] | None, own: dict[str, Any], word: str
+    world: Path, change: Change | None, own: dict[str, Any], word: str
 ) -> None:
     if change is not None:
-        rebuild_model(world, change)
+        rewrite(world, change)
     artifacts = world / "artifacts"
     before, metrics = manifest.identity(artifacts / "verify"), (artifacts / "metrics.json").read_bytes()
     with pytest.raises(NotProven, match=word) as caught:
@@ -131,17 +100,6 @@ def test_any_other_verdict_stops_the_run_and_is_published(
     assert told["verdict"] == word
     assert told["reason"] in str(caught.value)
     assert (artifacts / "rejected" / "verify" / "predictions.parquet").is_file()
-
-
-def _manifest_anew(root: Path, stage: str, upstream: set[str]) -> None:
-    folder = root / "artifacts" / stage
-    before = files.read_json(folder / "manifest.json")
-    (folder / "manifest.json").unlink()
-    roles = {name: entry["role"] for name, entry in before["files"].items()}
-    paths = {name: root / "artifacts" / name for name in upstream}
-    manifest.write(
-        manifest.build(stage, before["settings"], paths, folder, roles, before["metrics"], before["facts"]), folder
-    )
 
 
 def test_a_report_of_a_rejected_run_does_not_outlive_an_accepted_one(world: Path) -> None:
@@ -177,11 +135,8 @@ def test_answers_that_cannot_be_are_anomalous(
 
 @pytest.mark.parametrize("keep", [lambda late: late == 1, lambda late: False], ids=["one class", "no rows"])
 def test_a_test_split_that_cannot_judge_is_anomalous(world: Path, keep: Callable[[int], bool]) -> None:
-    path = world / "artifacts" / "validate" / "test.parquet"
-    test = pq.read_table(path)
-    pq.write_table(test.filter(pa.array([keep(late) for late in test["late"].to_pylist()])), path)
-    for stage, upstream in (("validate", {"ingest"}), ("tune", {"validate"}), ("compress", {"validate", "tune"})):
-        _manifest_anew(world, stage, upstream)
+    test = table(world, "test")
+    table(world, "test", test.filter(pa.array([keep(late) for late in test["late"].to_pylist()])))
     with pytest.raises(NotProven, match="ANOMALOUS: auc has no value on the"):
         run(world)
 
