@@ -71,7 +71,7 @@ class OnRay(Elsewhere):
 
         self._actors: Any = ray.remote(There).options(num_cpus=threads, max_restarts=0)
         self._job, self._make = job, make
-        self._actor = self._actors.remote(job, make)
+        self._actor: Any = self._actors.remote(job, make)
 
     def close(self) -> None:
         """End the actor."""
