@@ -217,13 +217,16 @@ def _check_foreign(dvc_yaml: Path, params: Path, model_files: Sequence[str]) -> 
             "another pipeline is there" + (f", without {', '.join(missing)}" if missing else ""),
             f"rename {params.name} (not to params.yaml), or move that pipeline",
         )
+    given = next(iter(model_files), "")
     deps = {
-        str(dep).replace("${tune.start_from}", next(iter(model_files), "")) for dep in stages["tune"].get("deps", [])
+        str(dep).replace("${tune.start_from}", given).replace("${tune.warm_start}", given)
+        for dep in stages["tune"].get("deps", [])
     }
     if unwatched := [name for name in model_files if name not in deps]:
         lines = ", ".join(f"`- {name}`" for name in unwatched)
         raise UsageError(
-            "DVC must watch the model of tune.start_from, or `tune` would not run again when it changes",
+            "DVC must watch the model of tune.start_from, or the search of tune.warm_start: when it changes, `tune` "
+            "must run again",
             f"{dvc_yaml} is written by hand, and its stage tune does not depend on {', '.join(unwatched)}",
             f"add {lines} to the deps of tune there; or keep these settings in another params file, such as "
             "brought.yaml, whose pipeline is written for you",

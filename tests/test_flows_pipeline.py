@@ -221,6 +221,13 @@ def test_a_pipeline_by_hand_must_watch_it_too(root):
         pipeline.prepare(params)
 
 
+def test_dvc_watches_an_earlier_search(root):
+    warm = BROUGHT.replace("start_from: models/net.onnx", "warm_start: earlier/trials.csv")
+    assert warm != BROUGHT
+    written = pipeline.prepare(write(root / "churn.yaml", warm)).dvc_yaml
+    assert stages(written)["tune"]["deps"][-1] == "earlier/trials.csv"
+
+
 def test_a_model_that_is_not_there_is_missed_before_any_stage_runs(root):
     with pytest.raises(UsageError, match=r"tune\.start_from must name a file"):
         pipeline.prepare(write(root / "churn.yaml", BROUGHT))

@@ -62,7 +62,7 @@ def test_a_worker_maps_the_rows_that_another_process_wrote(job: Job) -> None:
     whole = Objective.prepare(job)
     shared = workers.share(job, whole)
     read = Objective.prepare(job)
-    for found in (shared, read):
+    for found in (shared, read, workers.share(job, read)):
         assert all(same(a.numpy(), b.numpy()) for a, b in zip(found.examples, whole.examples, strict=True))
         assert all(same(a, b) for a, b in zip(found.inputs, whole.inputs, strict=True))
         assert np.array_equal(found.labels, whole.labels)
@@ -73,7 +73,7 @@ def test_a_worker_maps_the_rows_that_another_process_wrote(job: Job) -> None:
     assert not mapped.exists() or str(job.folder / "rows" / "example-0.npy") in mapped.read_text()
 
 
-def test_the_pace_is_measured_without_training_to_the_end(
+def test_the_pace_is_measured_without_a_whole_training(
     job: Job, task: Task, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(workers, "_TIMED_SECONDS", 0.05)

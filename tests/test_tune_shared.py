@@ -34,9 +34,9 @@ def database(server: str, monkeypatch: pytest.MonkeyPatch) -> str:
     return server
 
 
-def run(folder: Path, train: Any = learn, about: str = "data", **values: Any) -> list[optuna.trial.FrozenTrial]:
+def run(folder: Path, train: Any = learn, data: str = "a", **values: Any) -> list[optuna.trial.FrozenTrial]:
     settings = tune(**SHARED | values)
-    return search(study.open_study(settings, folder, about=about), settings, 11, [Local(train)])
+    return search(study.open_study(settings, folder, about={"the data": data}), settings, 11, [Local(train)])
 
 
 def test_the_same_trials_in_a_database_and_in_a_file(tmp_path: Path, database: str) -> None:
@@ -66,7 +66,7 @@ def test_a_study_goes_on_only_with_its_own_space_data_and_training(tmp_path: Pat
     run(tmp_path, study="mine")
     changes = {
         "dropout was": {"space": SPACE | {"dropout": {"low": 0.0, "high": 0.4}}},
-        "the data changed": {"about": "other data"},
+        "the data changed": {"data": "b"},
         "tune.epochs changed": {"epochs": 7},
     }
     for said, change in changes.items():
@@ -74,7 +74,7 @@ def test_a_study_goes_on_only_with_its_own_space_data_and_training(tmp_path: Pat
             run(tmp_path, study="mine", **change)
         assert "tune.study: mine-2" in str(caught.value)
         assert "hidden was" not in str(caught.value)
-    assert len(run(tmp_path, study="mine-2", about="other data")) == 5
+    assert len(run(tmp_path, study="mine-2", data="b")) == 5
 
 
 def test_the_room_trains_again_what_another_run_has_found(tmp_path: Path, database: str) -> None:

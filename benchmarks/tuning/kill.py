@@ -94,7 +94,7 @@ def disturbed(
     while True:
         process = start(root)
         try:
-            code = process.wait(timeout=moments.uniform(0, whole / 2) if kills < most else None)
+            code = process.wait(timeout=moments.uniform(0, whole) if kills < most else None)
         except subprocess.TimeoutExpired:
             os.killpg(process.pid, signal.SIGKILL)
             process.wait()

@@ -18,11 +18,11 @@ from pathlib import Path
 import setting
 
 from tasks.core.training import train
-from tasks.tune import study, workers
+from tasks.tune import study
 from tasks.tune.objective import Objective
 from tasks.tune.processes import Worker
 from tasks.tune.search import search
-from tasks.tune.trial import Local, Report, Runner, Task
+from tasks.tune.trial import Local, Runner, Task
 
 
 def bare(objective: Objective, tasks: list[Task]) -> float:
@@ -68,10 +68,7 @@ def main() -> None:
     objective = Objective.prepare(job)
     here, there = Noting(Local(objective.train)), Worker(job)
     seconds: dict[str, list[float]] = {"bare": [], "here": [], "worker": []}
-    event = there.begin(Task(10**6, 0, workers.middle(params.tune.space).values))
-    while isinstance(event, Report):  # its first trial loads the rows, and warms up
-        event = there.go_on(True)
-    for number in range(options.rounds):
+    for number in range(options.rounds + 1):
         for name, runner in (("here", here), ("worker", there)):
             folder = options.out / f"{name}-{number}"
             shutil.rmtree(folder, ignore_errors=True)
@@ -79,6 +76,8 @@ def main() -> None:
             search(study.open_study(params.tune, folder), params.tune, params.base.seed, [runner])
             seconds[name].append(time.perf_counter() - began)
         seconds["bare"].append(bare(objective, here.tasks[-options.trials :]))
+    for times in seconds.values():
+        del times[0]  # the first round warms up
     there.close()
     print("| | seconds a trial | over the bare training |\n|---|---|---|")
     for name, times in seconds.items():

@@ -173,7 +173,7 @@ class Tune(Section):
     """How many of them."""
     storage: Literal["journal", "sqlite", "shared"] = "journal"
     """Format of the study's file under artifacts; or `shared`: the database that ASSAY_TUNE_STORAGE names
-    (postgresql://... needs the extra `postgresql`, grpc://host:port is Optuna's proxy)."""
+    (`postgresql://...` needs the extra of that name)."""
     study: Annotated[str, Field(pattern=_NAME)] | None = None
     """Name of the study in the shared database; null takes one that is made of base.name, settings and data."""
     executor: Literal["local", "ray", "dask"] = "local"

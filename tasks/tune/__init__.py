@@ -63,7 +63,8 @@ def _search(settings: StageSettings, inputs: Mapping[str, Path], out: Path) -> M
     job = Job.of(settings, data.facts, inputs["validate"], scratch)
     objective = Objective.prepare(job)
     better = objective.metric.higher_is_better
-    study = studies.open_study(own, scratch, better, manifest.identity(inputs["validate"]))
+    about = {"the data": manifest.identity(inputs["validate"]), "base.seed": str(settings.base.seed)}
+    study = studies.open_study(own, scratch, better, about | {"base.metric": objective.metric.name})
     first = proposals.earlier(own, settings.root, better)
     if not workers.is_here(own):
         objective = workers.share(job, objective)

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
+from typing import TypeVar
 
 import optuna
 
 from tasks.core.settings import Tune
 from tasks.core.space import Searchable
+
+T = TypeVar("T")
 
 _REDUCTION_FACTOR = 3
 #: Random trials before a sampler that learns from trials begins to.
@@ -38,11 +42,9 @@ def sampler(settings: Tune, seed: int) -> optuna.samplers.BaseSampler:
 def _tpe(settings: Tune, seed: int) -> optuna.samplers.BaseSampler:
     if not _is_conditional(settings):
         return optuna.samplers.TPESampler(seed=seed, n_startup_trials=_STARTUP_TRIALS)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        return optuna.samplers.TPESampler(  # in groups, or what is conditional would be proposed one by one
-            seed=seed, n_startup_trials=_STARTUP_TRIALS, multivariate=True, group=True
-        )
+    return _experimental(  # in groups, or what is conditional would be proposed one by one
+        lambda: optuna.samplers.TPESampler(seed=seed, n_startup_trials=_STARTUP_TRIALS, multivariate=True, group=True)
+    )
 
 
 def pruner(settings: Tune) -> optuna.pruners.BasePruner:
@@ -55,9 +57,16 @@ def pruner(settings: Tune) -> optuna.pruners.BasePruner:
         case "median":
             return optuna.pruners.MedianPruner(n_startup_trials=_STARTUP_TRIALS, n_warmup_steps=1)
         case "wilcoxon":
-            return optuna.pruners.WilcoxonPruner(p_threshold=0.1)
+            return _experimental(lambda: optuna.pruners.WilcoxonPruner(p_threshold=0.1))
         case _:
             return optuna.pruners.NopPruner()
+
+
+def _experimental(make: Callable[[], T]) -> T:
+    """Make something of Optuna's without its warning that it may change: the version is pinned."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        return make()
 
 
 def _is_conditional(settings: Tune) -> bool:

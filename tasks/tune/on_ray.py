@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -11,6 +12,8 @@ from typing import Any
 from tasks.core.errors import MachineError
 from tasks.tune.elsewhere import Answer, Died, Elsewhere, Make, There, local
 from tasks.tune.trial import Job, Runner
+
+_SECONDS = 10
 
 
 @contextmanager
@@ -27,11 +30,12 @@ def cluster(job: Job, count: int, make: Make = local) -> Iterator[list[Runner]]:
     import ray
 
     threads = job.base.threads or 1
-    here = "RAY_ADDRESS" not in os.environ
+    address = os.environ.get("RAY_ADDRESS", "")
     own: dict[str, Any] = {"num_cpus": count * threads, "include_dashboard": False, "_node_ip_address": "127.0.0.1"}
     try:
-        ray.init(logging_level=logging.ERROR, log_to_driver=False, **(own if here else {}))
-    except (ConnectionError, RuntimeError) as error:
+        _knock(address)
+        ray.init(logging_level=logging.ERROR, log_to_driver=False, **({} if address else own))
+    except Exception as error:  # Ray raises bare ones, when it could not start, for example
         raise MachineError(
             "tune.executor: ray needs a Ray cluster that answers",
             " ".join(str(error).split())[:300],
@@ -47,6 +51,17 @@ def cluster(job: Job, count: int, make: Make = local) -> Iterator[list[Runner]]:
         ray.shutdown()
 
 
+def _knock(address: str) -> None:
+    """Ask whether anybody listens at ``host:port`` or ``ray://host:port``: Ray itself tries for a quarter of an hour.
+
+    Raises:
+        OSError: if nobody does.
+    """
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if host and port.isdigit():
+        socket.create_connection((host, int(port)), timeout=_SECONDS).close()
+
+
 class OnRay(Elsewhere):
     """Runs trials in a Ray actor."""
 
@@ -56,7 +71,7 @@ class OnRay(Elsewhere):
 
         self._actors: Any = ray.remote(There).options(num_cpus=threads, max_restarts=0)
         self._job, self._make = job, make
-        self._actor = self._actors.remote(job, make)
+        self._actor: Any = self._actors.remote(job, make)
 
     def close(self) -> None:
         """End the actor."""

@@ -8,7 +8,7 @@ import math
 import random
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
@@ -48,9 +48,8 @@ def resolve(space: Section, searched: Callable[[str], Value]) -> dict[str, Value
         elif holds(option, values):
             values[name] = searched(name)
         else:
-            otherwise = option.otherwise
-            assert otherwise is not None, "a condition without `otherwise` is refused at the door"  # noqa: S101
-            values[name] = otherwise
+            assert option.otherwise is not None, "a condition without `otherwise` is refused at the door"  # noqa: S101
+            values[name] = option.otherwise
     return {name: values[name] for name in type(space).model_fields}
 
 
@@ -62,8 +61,7 @@ def suggest(trial: optuna.trial.Trial, space: Section) -> dict[str, Value]:
 
 def _suggested(trial: optuna.trial.Trial, name: str, found: Any) -> Value:
     if isinstance(found, CategoricalDistribution):
-        chosen: Value = trial.suggest_categorical(name, found.choices)
-        return chosen
+        return cast("Value", trial.suggest_categorical(name, found.choices))  # choices are never None
     if isinstance(found, IntDistribution):
         return trial.suggest_int(name, found.low, found.high, step=found.step, log=found.log)
     return trial.suggest_float(name, found.low, found.high, step=found.step, log=found.log)

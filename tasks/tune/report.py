@@ -29,6 +29,7 @@ class Axis:
     end: float
     log: bool = False
     words: tuple[str, ...] = ()
+    whole: bool = False
 
     @staticmethod
     def of(values: Sequence[Any], start: float, end: float) -> Axis:
@@ -39,7 +40,8 @@ class Axis:
         low, high = (min(values), max(values)) if values else (0.0, 1.0)
         if low == high:
             low, high = low - 0.5, high + 0.5
-        return Axis(low, high, start, end, log=low > 0 and high / low > 100)
+        whole = all(isinstance(value, int) for value in values)
+        return Axis(low, high, start, end, log=low > 0 and high / low > 100, whole=whole)
 
     def __call__(self, value: Any) -> float:
         """The place of a value."""
@@ -60,7 +62,9 @@ class Axis:
             values = [self.low * (self.high / self.low) ** share for share in shares]
         else:
             values = [self.low + (self.high - self.low) * share for share in shares]
-        return [(self(value), f"{value:.3g}") for value in values]
+        if self.whole:
+            values = sorted({float(round(value)) for value in values})
+        return [(self(value), f"{value:.4g}" if self.whole else f"{value:.3g}") for value in values]
 
 
 def render(

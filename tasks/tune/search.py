@@ -14,6 +14,7 @@ from optuna.trial import FrozenTrial, TrialState
 from tasks.core.errors import NotProven
 from tasks.core.log import log
 from tasks.core.settings import Tune
+from tasks.core.space import Value
 from tasks.tune import methods
 from tasks.tune.proposals import Plan, Point, plan, suggest
 from tasks.tune.study import counts, finished, storage_errors
@@ -73,8 +74,8 @@ def _in_threads(conductor: _Conductor, runners: Sequence[Runner]) -> None:
 
 def _nothing(trials: list[FrozenTrial], settings: Tune) -> NotProven:
     rule = "a study needs at least one completed trial"
-    if trials and trials[0].user_attrs.get("stopped") == "time":
-        found = f"tune.minutes ({settings.minutes:g}) was over before the first of {settings.epochs} epochs' training"
+    if any(trial.user_attrs.get("stopped") == "time" for trial in trials):
+        found = f"tune.minutes ({settings.minutes:g}) was over before a trial had trained its {settings.epochs} epochs"
         return NotProven(rule, found, "raise tune.minutes, or lower tune.epochs")
     first = trials[0].user_attrs.get("error", trials[0].state.name) if trials else "there was time for none"
     return NotProven(
@@ -99,9 +100,8 @@ class _Conductor:
 
     def work(self, runner: Runner) -> None:
         """Run trials, one after the other, while there are any to run."""
-        while (trial := self._next()) is not None:
-            with self._lock:
-                values = suggest(trial, self._settings.space)
+        while (proposed := self._next()) is not None:
+            trial, values = proposed
             event = runner.begin(Task(trial.number, self._seed + trial.number, values))
             while isinstance(event, Report):
                 event = runner.go_on(self._hear(trial, event))
@@ -112,7 +112,8 @@ class _Conductor:
         with self._lock:
             self._abandoned = True
 
-    def _next(self) -> optuna.trial.Trial | None:
+    def _next(self) -> tuple[optuna.trial.Trial, dict[str, Value]] | None:
+        """The next trial and its configuration, while there is budget."""
         with self._lock:
             trials = finished(self._study)
             if self._abandoned or len(trials) + self._running >= self._wanted or self._is_over(trials):
@@ -124,7 +125,8 @@ class _Conductor:
             self._study.sampler = methods.sampler(self._settings, self._seed + number)
             if waiting is None and (point := self._plan(sum(map(counts, known)))) is not None:
                 self._study.enqueue_trial(point)
-            return self._study.ask()
+            trial = self._study.ask()
+            return trial, suggest(trial, self._settings.space)
 
     def _is_over(self, trials: list[FrozenTrial]) -> bool:
         """Whether the time is over, or nothing better has come for too long."""

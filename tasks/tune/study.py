@@ -40,14 +40,16 @@ _OF_THE_SEARCH = {
 }  # fmt: skip
 
 
-def open_study(settings: Tune, folder: Path, higher_is_better: bool = True, about: str = "") -> optuna.Study:
+def open_study(
+    settings: Tune, folder: Path, higher_is_better: bool = True, about: Mapping[str, str] | None = None
+) -> optuna.Study:
     """The study of a search, created if it is not there; its trials are finished, or wait to be run again.
 
     Args:
         settings: the stage's section.
         folder: where a study in a file lies; its name stands for these settings, data and code.
         higher_is_better: the metric's direction; costs are made small.
-        about: the data and whatever else a trial's value depends on; a study about something else is not gone on with.
+        about: the data, the seed and whatever else a trial's result depends on, apart from ``settings``.
 
     Raises:
         UsageError: if the study in the shared database is one of another space, or about something else.
@@ -56,7 +58,7 @@ def open_study(settings: Tune, folder: Path, higher_is_better: bool = True, abou
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     with storage_errors():
         if settings.storage == "shared":
-            return _open_shared(settings, folder, higher_is_better, about)
+            return _open_shared(settings, folder, higher_is_better, about or {})
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / _FILES[settings.storage]
         study = _load(settings, _file_storage(settings.storage, path), _NAME, higher_is_better)
@@ -187,7 +189,7 @@ def _cut_half_line(journal: Path) -> None:
         file.truncate(whole)
 
 
-def _open_shared(settings: Tune, folder: Path, higher_is_better: bool, about: str) -> optuna.Study:
+def _open_shared(settings: Tune, folder: Path, higher_is_better: bool, about: Mapping[str, str]) -> optuna.Study:
     """The study in the database; a trial that was being run when its stage died is marked there, and stays."""
     storage = _database()
     name = settings.study or folder.name
@@ -227,7 +229,7 @@ def _database() -> optuna.storages.BaseStorage:
     return storage
 
 
-def _check_same(study: optuna.Study, settings: Tune, about: str, known: set[str]) -> None:
+def _check_same(study: optuna.Study, settings: Tune, about: Mapping[str, str], known: set[str]) -> None:
     before, now = study.user_attrs.get("space", {}), _spelt(settings.space)
     changed = [
         f"{name} was {before.get(name, 'absent')} and is {now.get(name, 'absent')}"
@@ -250,6 +252,6 @@ def _spelt(space: Section) -> dict[str, str]:
     return {name: str(option) for name, option in options(space).items()}
 
 
-def _about(settings: Tune, about: str) -> dict[str, str]:
+def _about(settings: Tune, about: Mapping[str, str]) -> dict[str, str]:
     chosen = settings.model_dump(mode="json", exclude=_OF_THE_SEARCH)
-    return {"the data": about} | {f"tune.{name}": str(value) for name, value in chosen.items()}
+    return dict(about) | {f"tune.{name}": str(value) for name, value in chosen.items()}

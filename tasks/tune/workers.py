@@ -35,7 +35,8 @@ def is_here(settings: Tune) -> bool:
 def share(job: Job, objective: Objective) -> Objective:
     """Write the objective's rows where all processes map them into memory, and let this one's copy go."""
     folder = job.folder / "rows"
-    rows.write(folder, objective.examples, objective.inputs, objective.labels)
+    if not rows.are_in(folder):  # else an interrupted search has left them, and the objective has them from there
+        rows.write(folder, objective.examples, objective.inputs, objective.labels)
     examples, inputs, labels = rows.read(folder)
     on_device = tuple(tensor.to(objective.device) for tensor in examples)
     return replace(objective, examples=on_device, inputs=inputs, labels=labels)
