@@ -64,7 +64,7 @@ def escape(folder: Path) -> None:
 DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
     "one bit of the model": (lambda folder: flip(folder / "model.onnx"), "model.onnx: changed"),
     "one bit of the card": (lambda folder: flip(folder / "README.md"), "README.md: changed"),
-    "one bit of the answer": (lambda folder: flip(folder / "golden" / "typical.response.json"), "typical.response.json: changed"),
+    "one bit of the answer": (lambda folder: flip(folder / "golden/typical.response.json"), "response.json: changed"),
     "a truncated model": (lambda folder: os.truncate(folder / "model.onnx", 100), "model.onnx: changed"),
     "a file more": (lambda folder: (folder / "golden" / "x").touch(), "golden/x: not in the manifest"),
     "a hidden file more": (lambda folder: (folder / ".x").touch(), ".x: not in the manifest"),

@@ -73,9 +73,7 @@ def test_a_worker_maps_the_rows_that_another_process_wrote(job: Job) -> None:
     assert not mapped.exists() or str(job.folder / "rows" / "example-0.npy") in mapped.read_text()
 
 
-def test_the_pace_is_measured_without_a_whole_training(
-    job: Job, task: Task, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_pace_is_measured_without_a_whole_training(job: Job, task: Task, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(workers, "_TIMED_SECONDS", 0.05)
     runner = workers._pacer(job)
     assert isinstance(runner.begin(task), Report)
