@@ -2,9 +2,9 @@
 # The Debian packages that tests use beside Python's: installed if that can be done without asking anybody.
 # Tests whose package is missing are skipped and say so; `make test` goes on.
 set -u
-WANTED="chromium chromium-driver"
+WANTED="chromium chromium-driver postgresql"
 
-command -v dpkg-query > /dev/null || { echo "tests: no Debian here; some tests need a Chromium and its driver"; exit 0; }
+command -v dpkg-query > /dev/null || { echo "tests: no Debian here; some tests need Chromium, its driver and PostgreSQL"; exit 0; }
 missing=""
 for package in $WANTED; do
   [ "$(dpkg-query -W -f '${db:Status-Status}' "$package" 2> /dev/null)" = installed ] || missing="$missing $package"
