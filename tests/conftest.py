@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 from pathlib import Path
 
 import fake_pipeline
@@ -12,6 +13,9 @@ import worlds
 from filelock import FileLock
 
 from tasks.core.stage import run_stage
+
+# A shell starts what runs in the background with interrupts ignored, and every process below would inherit that.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")

@@ -98,7 +98,7 @@ INSIDE: dict[str, Callable[[Path], bool]] = {
     "tune": lambda root: "trial 2 of 3, epoch 1" in log(root, "tune"),
     "compress": lambda root: "fp32 has" in log(root, "compress"),
     "verify": lambda root: (root / "artifacts" / ".verify.partial" / "predictions.parquet").exists(),
-    "export": lambda root: any((root / "dist" / "tiny").glob(".partial-*/MANIFEST.sha256")),
+    "export": lambda root: any((root / "dist" / "tiny").glob(".partial/*/MANIFEST.sha256")),
 }
 #: Python itself ends by SIGINT (-2), whatever the exit code, if the interrupt came through a call of exec().
 CODES = {signal.SIGINT: (130, -2), signal.SIGTERM: (143,), signal.SIGKILL: (-9,)}

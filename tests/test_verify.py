@@ -16,7 +16,7 @@ import pytest
 import worlds
 from fault_world import Change, answer, rewrite, table
 
-from tasks.core import files, manifest, scoring, statistics
+from tasks.core import files, manifest, scoring
 from tasks.core.errors import IntegrityError, MachineError, NotProven
 from tasks.core.metrics import auc
 from tasks.core.original import load_encoder
@@ -144,7 +144,7 @@ def test_a_test_split_that_cannot_judge_is_anomalous(world: Path, keep: Callable
 def test_evidence_without_a_figure_is_published_as_null(world: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     nan = float("nan")
     empty = Comparison(0.8, (nan, nan), 0.8, (nan, nan), 0.0, nan, nan, 3, 1, "none")
-    monkeypatch.setattr(statistics, "compare", lambda *_: empty)
+    monkeypatch.setattr(case.Case, "compare", lambda *_: empty)
     with pytest.raises(NotProven, match="ANOMALOUS"):
         run(world)
     text = (world / "artifacts" / "rejected" / "verify" / "verdict.json").read_text()

@@ -100,6 +100,13 @@ def write_table(artifacts: Path, name: str, rows: list[dict[str, Any]]) -> None:
     files.write_json(path, rows)
 
 
+def write_page(artifacts: Path, name: str, page: str) -> None:
+    """Keep a page of what a run measured as ``<artifacts>/runs/<name>.html``."""
+    path = record_file(artifacts, name).with_suffix(".html")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    files.write_text(path, page)
+
+
 def versions() -> dict[str, str]:
     """Versions of the packages that can change a result (those installed)."""
     names = ("assay", "torch", "onnx", "onnxruntime", "onnxruntime-gpu", "onnxscript", "numpy", "pandas", "pyarrow",

@@ -8,7 +8,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
-from tasks.core import files, manifest, reports
+from tasks.core import files, manifest, record, reports
 from tasks.core.errors import NotProven
 from tasks.core.log import log
 from tasks.core.manifest import Manifest
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 def run(settings: StageSettings, inputs: Mapping[str, Path], out: Path) -> Manifest:
     """Leave ``predictions.parquet`` (row, label, original, shipped), ``verdict.json`` and ``report.html``.
+
+    ``<artifacts>/runs/verify.html`` is the same page with the times that `compress` measured, which differ by run.
 
     Each variant of ``compress`` is judged alike; the verdict is an ACCEPT only if it is one of each.
 
@@ -50,17 +52,18 @@ def run(settings: StageSettings, inputs: Mapping[str, Path], out: Path) -> Manif
         judged = [_judge(settings, inputs, one, known, past) for one in found]
         told = _verdict(settings, judged, _test(inputs))
     files.write_json(out / "verdict.json", told)
-    files.write_text(
-        out / "report.html", report.render(settings.base.name, told, found[0].case, _raced(settings, inputs))
-    )
+    files.write_text(out / "report.html", report.render(settings.base.name, told, found[0].case))
+    timed = report.render(settings.base.name, told, found[0].case, _raced(settings, inputs))
     log.info("verify: %s: %s", told["verdict"], told["reason"])
     if told["verdict"] != "ACCEPT":
+        files.write_text(out / "report.html", timed)  # nothing is made of it: it may differ from run to run
         kept = reports.publish_rejected(settings.artifacts, "verify", out)
         raise NotProven(
             "the exported model must be shown to be as good as the original",
             f"{told['verdict']}: {told['reason']}",
             f"read {kept / 'report.html'}; give more test rows, a wider verify.margin, or fewer compress.methods",
         )
+    record.write_page(settings.artifacts, "verify", timed)
     metrics: dict[str, float] = {}
     for index, each in enumerate(judged):
         metrics |= _metrics(each, f"verify.{each.evidence.variant}" if index else "verify")
