@@ -205,7 +205,7 @@ def _library() -> Iterator[None]:
     try:
         yield
     except ImportError as error:
-        way_out = 'pip install "assay[sign]"'
+        way_out = 'pip install ".[sign]"'
         raise UsageError("signatures need the libraries that make them", f"no module {error.name}", way_out) from error
 
 

@@ -429,6 +429,13 @@ def test_an_approval_that_was_edited_after_it_was_signed(_promotable: Path, evid
     assert "the signature is not one of" in said.reason
 
 
+def test_a_file_without_a_signature_is_no_approval(tmp_path: Path) -> None:
+    path = tmp_path / "approval.json"
+    approval.write(dataclasses.replace(WANTED, approver=APPROVER, expires=approval.until(1)), path)
+    with pytest.raises(UsageError, match="it is not signed"):
+        approval.read(path)
+
+
 def test_nobody_who_could_or_would_say_yes(_promotable: Path, evidence: Evidence) -> None:
     assert approval.ask(WANTED, evidence, Rules(), _promotable, lambda: None)[0].word == "FAIL"
     said, who = approval.ask(WANTED, evidence, approval_rules(), _promotable, lambda: None)

@@ -259,7 +259,7 @@ def test_a_library_that_is_not_installed_is_named_with_its_extra(
 ) -> None:
     monkeypatch.setattr(chosen.importlib.util, "find_spec", lambda name: None)
     found = mistakes(**{key: extra})
-    assert f"assay[{extra}]" in found[f"tune.{key}"]
+    assert f".[{extra}]" in found[f"tune.{key}"]
 
 
 # Earlier searches.

@@ -44,7 +44,7 @@ def mistakes(raw: Any) -> list[Mistake]:
 def _missing(raw: Any) -> Iterator[Mistake]:
     for (key, value), (module, extra) in _LIBRARIES.items():
         if any(text == value for _, _, text in _texts(raw, key, "")) and importlib.util.find_spec(module) is None:
-            way_out = f"pip install 'assay[{extra}]'"
+            way_out = f"pip install '.[{extra}]'"
             yield Mistake(key, value, f"this choice needs the package `{module}`, which is not installed", way_out)
 
 

@@ -36,7 +36,8 @@ def folder(settings: StageSettings, stage: str, upstream: Path, plugins: Iterabl
 def _code(stage: str, plugins: Iterable[object]) -> str:
     core = Path(record.__file__).parent
     folders = (core, core.parent / stage, core.parents[1] / "deploy")  # what is served scores candidates
-    own = [sorted(path.rglob("*.py")) for path in folders]
+    web = core.parents[1] / "deploy" / "server"  # which decides nothing
+    own = [sorted(one for one in path.rglob("*.py") if not one.is_relative_to(web)) for path in folders]
     digest = hashlib.sha256(json.dumps(record.versions(), sort_keys=True).encode())
     for path in (path for family in (*own, *map(_sources, plugins)) for path in family):
         digest.update(path.read_bytes())

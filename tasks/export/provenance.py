@@ -1,4 +1,4 @@
-"""Where a bundle comes from: code, data, settings, versions, hardware, times. The one file that differs run by run."""
+"""Where a bundle comes from: code, data, settings, versions, hardware, times. It differs run by run."""
 
 from __future__ import annotations
 

@@ -30,7 +30,8 @@ class Approval:
         digest: SHA-256 of the bundle's manifest.
         approver: address of whoever said yes.
         expires: time, ISO 8601 with zone.
-        signature: over all of the above, Base64; None if it came through Prefect, which knows who answered.
+        signature: over all of the above, Base64; None if somebody who can reach the Prefect server
+            typed the address there: Prefect itself must then keep strangers out.
     """
 
     name: str
@@ -92,7 +93,10 @@ def read(path: Path) -> Approval:
         UsageError: if it is none.
     """
     try:
-        return Approval(**files.read_json(path))
+        found = Approval(**files.read_json(path))
+        if not isinstance(found.signature, str):  # only what Prefect hands over itself comes without
+            raise ValueError("it is not signed")
+        return found
     except (OSError, ValueError, TypeError) as error:
         way_out = "make one with `assay approve`"
         raise UsageError("an approval is a file that `assay approve` wrote", f"{path}: {error}", way_out) from error

@@ -28,7 +28,7 @@ class S3Store:
         try:
             import s3fs
         except ImportError as error:
-            way_out = "pip install 'assay[s3]'"
+            way_out = "pip install '.[s3]'"
             raise MachineError("a store in S3 needs the package s3fs", str(error), way_out) from error
         self._location = location.rstrip("/")
         self._fs = s3fs.S3FileSystem(use_listings_cache=False)

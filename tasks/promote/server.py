@@ -137,9 +137,11 @@ def _ready(process: subprocess.Popen[bytes], seconds: float, log: IO[bytes]) -> 
         code = process.wait()
         log.seek(0)
         tail = log.read()[-_TAIL:].decode(errors="replace").strip()
-        raise IntegrityError(
-            "the server starts with this bundle", f"it ended with exit code {code}: {tail}", "see above"
+        broken = code == IntegrityError.exit_code
+        error, way_out = (
+            (IntegrityError, "see above") if broken else (MachineError, 'see above; pip install ".[serve,sign]"')
         )
+        raise error("the server starts with this bundle", f"it ended with exit code {code}: {tail}", way_out)
     return said
 
 

@@ -104,7 +104,11 @@ def _times(server: Server, request: Mapping[str, Any], count: int, problems: lis
         for _ in range(_WARM_UP + count):
             begun = time.perf_counter()
             connection.request("POST", _path(server), body, _JSON)
-            connection.getresponse().read()
+            response = connection.getresponse()
+            said = response.read()
+            if response.status != 200:  # a refusal is quick
+                problems.append(f"one row alone: status {response.status}: {said[:200].decode(errors='replace')}")
+                break
             times.append((time.perf_counter() - begun) * 1000)
     except (OSError, http.client.HTTPException) as error:
         problems.append(f"after {len(times)} requests on one connection: {type(error).__name__}: {error}")

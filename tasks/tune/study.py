@@ -221,7 +221,7 @@ def _database() -> optuna.storages.BaseStorage:
         whole = url.render_as_string(hide_password=False)
         storage = optuna.storages.RDBStorage(whole, engine_kwargs={"pool_pre_ping": True, "connect_args": waits})
     except ImportError as error:
-        way_out = "pip install 'assay[postgresql]', or install the driver that the address names"
+        way_out = "pip install '.[postgresql]', or install the driver that the address names"
         raise UsageError(rule, "the database's driver is not installed", way_out) from error
     except (ArgumentError, NoSuchModuleError) as error:
         found = "it is not set" if not address else "what is there is none"

@@ -112,7 +112,7 @@ def _check(target: str) -> None:
     try:
         import PIL  # noqa: F401  (only whether it is there)
     except ImportError as error:
-        way_out = 'pip install "assay[images]", or store the images in an .npz file'
+        way_out = 'pip install ".[images]", or store the images in an .npz file'
         raise UsageError("image files are read with Pillow", "it is not installed", way_out) from error
     if target in (IMAGE, FILE, PROBLEM, SPLIT):
         found = f"base.target is {target}, the name of another column"
