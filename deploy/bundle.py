@@ -87,6 +87,18 @@ def hashes(folder: Path, apart_from: Mapping[str, str] | None = None) -> dict[st
     return {name: _sha256(folder / name) for name in names(folder) - set(apart_from or ())}
 
 
+def manifest_digest(folder: Path) -> str:
+    """SHA-256 of a bundle's manifest, in hexadecimal: what approvals, pointers and logs name a bundle by.
+
+    Raises:
+        IntegrityError: if it has none.
+    """
+    try:
+        return _sha256(folder / MANIFEST)
+    except OSError as error:
+        raise IntegrityError("a bundle has a manifest", f"{folder}: {error}", "fetch or export it again") from error
+
+
 def digest(hashed: Mapping[str, str]) -> str:
     """The identity of a bundle: SHA-256 over the names and hashes of its files, in order, without :data:`RECORDS`."""
     lines = [f"{hashed[name]}  {name}\n" for name in sorted(set(hashed) - RECORDS)]

@@ -22,7 +22,6 @@ from tasks.core.settings import load
 from tasks.core.stage import run_stage
 from tasks.promote import moves, supply
 from tasks.promote.audit import Entry
-from tasks.promote.evidence import digest
 from tasks.promote.store import Store
 
 NAME = "tiny"
@@ -41,7 +40,8 @@ def plain_bundle(folder: Path, text: str) -> Path:
 def entry(version: str, folder: Path, stage: str = "staging", **changes) -> Entry:
     """A move that is yet to be made."""
     given = {"number": 0, "when": "2020-01-01T00:00:00+00:00", "who": "ann@example.org", "action": "promote",
-             "name": NAME, "stage": stage, "version": version, "digest": digest(folder), "revision": 0, "why": "",
+             "name": NAME, "stage": stage, "version": version, "revision": 0, "why": "",
+             "digest": bundle.manifest_digest(folder),
              "forced": False, "gates": {"bundle": "PASS"}}  # fmt: skip
     return Entry(**given | changes)
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 from deploy import store
-from deploy.bundle import MANIFEST
+from deploy.bundle import MANIFEST, manifest_digest
 from deploy.errors import IntegrityError, UsageError
 
 
@@ -71,7 +70,7 @@ class Stage:
         manifest = folder / MANIFEST
         if pointer is None or not manifest.is_file():
             raise UsageError("a stage points at a bundle", f"{manifest} does not exist", "look at the store")
-        found = hashlib.sha256(manifest.read_bytes()).hexdigest()
+        found = manifest_digest(folder)
         if pointer.version == folder.name and pointer.digest != found:
             rule = "a stage's pointer has the digest of its version's manifest"
             way_out = f"find out who changed {folder}; then promote it again"

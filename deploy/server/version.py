@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -64,8 +63,7 @@ class Version:
         """
         bundle.verify(folder, serving.key)
         predictor = Predictor.load(folder, serving.device, serving.threads, serving.target)
-        digest = hashlib.sha256((folder / bundle.MANIFEST).read_bytes()).hexdigest()
-        version = Version(serving.name, folder, digest, predictor)
+        version = Version(serving.name, folder, bundle.manifest_digest(folder), predictor)
         version.drift = bins.read(folder, version.signature)
         version.prove(golden.read(predictor.folder or folder))
         return version

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
+import math
 import os
 import shutil
 from collections.abc import Iterator
@@ -24,6 +25,15 @@ def sha256(path: Path) -> str:
         while chunk := file.read(_CHUNK):
             digest.update(chunk)
     return digest.hexdigest()
+
+
+def without_nan(value: Any) -> Any:
+    """JSON values in which a figure that is not finite is None: JSON has no NaN."""
+    if isinstance(value, dict):
+        return {key: without_nan(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [without_nan(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def canonical_json(value: Any) -> str:
@@ -85,6 +95,26 @@ def recover_folder(final: Path) -> None:
             shutil.rmtree(previous)
         else:
             previous.rename(final)
+
+
+def flush_tree(folder: Path) -> None:
+    """Make all files below a folder, and their names, durable."""
+    for path in (*folder.rglob("*"), folder):
+        if path.is_dir():
+            flush_folder(path)
+        elif path.is_file():
+            with path.open("rb") as file:
+                os.fsync(file.fileno())
+
+
+def flush_folder(folder: Path) -> None:
+    """Make names in a folder durable (where the system opens folders: not on Windows)."""
+    if os.name == "posix":
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
 
 
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT})

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import UTC, date, datetime, time
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -101,6 +102,12 @@ class LeaveLastSplit(Section):
 
     by: Literal["leave_last"]
     """Names this way to split."""
+
+
+def group_column(split: Mapping[str, Any]) -> str | None:
+    """The column of what belongs together, if a split (its settings as JSON values) was made by one."""
+    name: str | None = split.get("column") if split["by"] == "group" else split.get("group")
+    return name
 
 
 Split = Annotated[

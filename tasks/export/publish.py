@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -58,8 +57,9 @@ def publish(
                 files.write_json(partial / name, {**values, **known})
             bundle.write_manifest(partial)
             prove(partial)
-            _flush(partial)
+            files.flush_tree(partial)
             partial.rename(dist / version)
+            files.flush_folder(dist)
         finally:
             shutil.rmtree(dist / _PARTIAL, ignore_errors=True)
         files.write_text(dist / ".last", f"{version}\n")
@@ -106,10 +106,3 @@ def _next_number(dist: Path) -> int:
     names += [last.read_text(encoding="utf-8").strip()] if last.is_file() else []
     numbers = [int(name.partition("-")[0]) for name in names if name.partition("-")[0].isdigit()]
     return max(numbers, default=0) + 1
-
-
-def _flush(folder: Path) -> None:
-    for path in folder.rglob("*"):
-        if path.is_file():
-            with path.open("rb") as file:
-                os.fsync(file.fileno())

@@ -18,7 +18,6 @@ from tasks.promote import approval, gates, moves
 from tasks.promote.approval import Approval
 from tasks.promote.asked import Asked, Record, check, check_name, now
 from tasks.promote.audit import Entry
-from tasks.promote.evidence import digest
 from tasks.promote.moves import STAGES, State
 from tasks.promote.store import Store, find
 from tasks.promote.words import Gate, Said, answer
@@ -118,7 +117,7 @@ def approve(asked: Asked, key: Path, password: bytes | None = None) -> Approval:
         bundle.verify(folder, asked.public_key)
         approver = approval.approver_of(key, rules, asked.root, password)
         expires = approval.until(rules.valid_days)
-        wanted = approval.Approval(asked.name, version, asked.stage, digest(folder), approver, expires)
+        wanted = approval.Approval(asked.name, version, asked.stage, bundle.manifest_digest(folder), approver, expires)
     return approval.sign(wanted, key, password)
 
 

@@ -20,7 +20,7 @@ from tasks.core.margins import absolute
 from tasks.core.measured import proof
 from tasks.core.metrics import find
 from tasks.core.scoring import score
-from tasks.core.splitting import TimeSplit
+from tasks.core.splitting import TimeSplit, group_column
 from tasks.core.statistics import paired
 from tasks.core.verdict import Terms, judge
 from tasks.promote.evidence import Evidence
@@ -79,13 +79,14 @@ def _compare(challenger: Evidence, champion: Evidence, facts: Mapping[str, Any],
     theirs, ours = (
         score(one.folder, _columns(rows, one, facts), rules.device).answers for one in (champion, challenger)
     )
-    groups = _groups(rows, facts["split"])
+    together = group_column(facts["split"])
+    groups = None if together is None else np.asarray(rows[together].to_numpy(zero_copy_only=False))
     found = paired(metric, labels, theirs, ours, groups, rules.confidence, rules.resamples, rules.seed)
     margin = absolute(rules.margin, metric, found.original)
     limits = Terms(rules.confidence, math.inf, found.rarest, metric.bounded)
     verdict = judge([proof(metric.name, found, margin)], limits)
     word = _WORDS.get(verdict.verdict, "FAIL")
-    figures = {key: _plain(value) for key, value in asdict(found).items()}
+    figures = files.without_nan(asdict(found))
     figures = figures | {"champion": version, "metric": metric.name, "margin": margin}
     reason = f"against {version} on {found.n} fresh rows: {verdict.reason.replace('test rows', 'fresh rows')}"
     return Said(word, reason, figures)
@@ -202,16 +203,3 @@ def _values(column: pa.ChunkedArray) -> np.ndarray:
     if pa.types.is_boolean(column.type) and column.null_count:
         return np.asarray(column.cast(pa.float64()).to_numpy(zero_copy_only=False))
     return values
-
-
-def _groups(rows: pa.Table, split: Mapping[str, Any]) -> np.ndarray | None:
-    """Which rows belong together, where the split was made by group."""
-    name = split.get("column") if split["by"] == "group" else split.get("group")
-    return None if name is None else np.asarray(rows[name].to_numpy(zero_copy_only=False))
-
-
-def _plain(value: Any) -> Any:
-    """JSON has no NaN."""
-    if isinstance(value, tuple):
-        return [_plain(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from deploy.bundle import MANIFEST
+from deploy.bundle import manifest_digest
 from deploy.signature import Signature
 from tasks.core import files
 from tasks.core.errors import IntegrityError
@@ -127,16 +126,4 @@ class Evidence:
         if problems:
             rule = "a bundle's evidence follows its schemas"
             raise IntegrityError(rule, f"{folder.name}: {'; '.join(problems)}", "export the bundle again")
-        return Evidence(folder, digest(folder), Signature.read(folder / "signature.json"), **found)
-
-
-def digest(folder: Path) -> str:
-    """SHA-256 of a bundle's manifest.
-
-    Raises:
-        IntegrityError: if it has none.
-    """
-    try:
-        return hashlib.sha256((folder / MANIFEST).read_bytes()).hexdigest()
-    except OSError as error:
-        raise IntegrityError("a bundle has a manifest", f"{folder}: {error}", "fetch or export it again") from error
+        return Evidence(folder, manifest_digest(folder), Signature.read(folder / "signature.json"), **found)

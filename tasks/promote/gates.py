@@ -10,7 +10,7 @@ from tasks.core import manifest
 from tasks.core.errors import IntegrityError
 from tasks.promote import approval, champion, graph, origin, quality, serving, stages, supply
 from tasks.promote.asked import Asked, Record
-from tasks.promote.evidence import Evidence, digest
+from tasks.promote.evidence import Evidence
 from tasks.promote.moves import State
 from tasks.promote.store import Store
 from tasks.promote.words import Gate, Said
@@ -60,7 +60,7 @@ def bundle_gate(asked: Asked, folder: Path, record: Record, expected: str | None
 
     def ask() -> Said:
         bundle.verify(folder, asked.public_key)
-        record.digest = digest(folder)
+        record.digest = bundle.manifest_digest(folder)
         if expected is not None and record.digest != expected:
             return Said("FAIL", f"the log names the digest {expected[:12]}, the bundle has {record.digest[:12]}")
         return Said("PASS", f"signed and whole, digest {record.digest[:12]}", {"digest": record.digest})
@@ -83,7 +83,7 @@ def same(public_key: Path, expected: str) -> Callable[[Path], None]:
 
     def check(folder: Path) -> None:
         bundle.verify(folder, public_key)
-        if (found := digest(folder)) != expected:
+        if (found := bundle.manifest_digest(folder)) != expected:
             rule = "a bundle in the store is the one that the gates saw"
             raise IntegrityError(rule, f"{folder} has digest {found[:12]}, not {expected[:12]}", "promote it again")
 

@@ -86,7 +86,7 @@ class FolderStore:
         path = self._root / key
         path.parent.mkdir(parents=True, exist_ok=True)
         files.write_text(path, data.decode())
-        _flush_folder(path.parent)
+        files.flush_folder(path.parent)
 
     def append(self, key: str, line: bytes, before: Blob | None, keep: int) -> None:
         """See :class:`Store`; to be called under the lock."""
@@ -98,7 +98,7 @@ class FolderStore:
             file.write(line)
             file.flush()
             os.fsync(file.fileno())
-        _flush_folder(path.parent)
+        files.flush_folder(path.parent)
 
     def _check(self, key: str, before: Blob | None) -> None:
         if self.read(key) != before:
@@ -130,11 +130,11 @@ class FolderStore:
             copy = incoming / version
             shutil.copytree(folder, copy, symlinks=True)
             shutil.copyfile(signature_path(folder), signature_path(copy), follow_symlinks=False)
-            _flush(incoming)
+            files.flush_tree(incoming)
             check(copy)
             signature_path(copy).replace(signature_path(home / version))
             copy.rename(home / version)
-            _flush_folder(home)
+            files.flush_folder(home)
         finally:
             shutil.rmtree(incoming, ignore_errors=True)
 
@@ -142,22 +142,3 @@ class FolderStore:
     def fetched(self, name: str, version: str) -> Iterator[Path]:
         """See :class:`Store`: the folder itself."""
         yield self._root / name / version
-
-
-def _flush(folder: Path) -> None:
-    for path in (*folder.rglob("*"), folder):
-        if path.is_dir():
-            _flush_folder(path)
-        elif path.is_file():
-            with path.open("rb") as file:
-                os.fsync(file.fileno())
-
-
-def _flush_folder(folder: Path) -> None:
-    """Make names in a folder durable (where the system opens folders: not on Windows)."""
-    if os.name == "posix":
-        handle = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)

@@ -18,6 +18,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from packaging.utils import canonicalize_name
+
 from tasks.core import files
 from tasks.core.errors import IntegrityError, MachineError, UsageError
 from tasks.core.settings import Promote
@@ -90,7 +92,8 @@ def ask(bill: Bill, rules: Promote, supplied: Path | None) -> Said:
         UsageError: if the supplied report is none.
         MachineError: if `pip-audit` gives no answer, as without a network.
     """
-    wanted = {_normal(name): _public(version) for name, version in bill.versions.items() if _normal(name) != _OURS}
+    named = {canonicalize_name(name): version for name, version in bill.versions.items()}
+    wanted: dict[str, str] = {name: _public(version) for name, version in named.items() if name != _OURS}
     report = run(wanted) if supplied is None else read(supplied)
     figures = {"report": report.source, "made": report.made.isoformat(), "packages": len(wanted)}
     if problems := [*report.found, *_not_allowed(bill, rules)]:
@@ -109,7 +112,7 @@ def ask(bill: Bill, rules: Promote, supplied: Path | None) -> Said:
 def _not_allowed(bill: Bill, rules: Promote) -> list[str]:
     # Words in parentheses behind an expression are for people.
     named = {"the training data": re.sub(r"\s+\(.*\)$", "", bill.data)} | {
-        name: licence for name, licence in bill.licences.items() if _normal(name) not in rules.any_licence
+        name: licence for name, licence in bill.licences.items() if canonicalize_name(name) not in rules.any_licence
     }
     return [
         f"licence of {name}: {licence or 'none'}"
@@ -163,7 +166,7 @@ def _parse(raw: Any, source: str) -> Report:
         f"{names[target['ref']]}: {item['id']}" for item in raw.get("vulnerabilities", []) for target in item["affects"]
     ]
     made = datetime.fromisoformat(raw["metadata"]["timestamp"])
-    audited = {_normal(item["name"]): item["version"] for item in components}
+    audited: dict[str, str] = {canonicalize_name(item["name"]): item["version"] for item in components}
     return Report(made, audited, sorted(found), source)
 
 
@@ -199,10 +202,6 @@ def _spdx() -> Any:
     from license_expression import get_spdx_licensing
 
     return get_spdx_licensing()
-
-
-def _normal(name: str) -> str:
-    return re.sub(r"[-_.]+", "-", name).lower()
 
 
 def _public(version: str) -> str:

@@ -52,7 +52,6 @@ def run(settings: StageSettings, inputs: Mapping[str, Path], out: Path) -> Manif
         judged = [_judge(settings, inputs, one, known, past) for one in found]
         told = _verdict(settings, judged, _test(inputs))
     files.write_json(out / "verdict.json", told)
-    files.write_text(out / "report.html", report.render(settings.base.name, told, found[0].case))
     timed = report.render(settings.base.name, told, found[0].case, _raced(settings, inputs))
     log.info("verify: %s: %s", told["verdict"], told["reason"])
     if told["verdict"] != "ACCEPT":
@@ -63,6 +62,7 @@ def run(settings: StageSettings, inputs: Mapping[str, Path], out: Path) -> Manif
             f"{told['verdict']}: {told['reason']}",
             f"read {kept / 'report.html'}; give more test rows, a wider verify.margin, or fewer compress.methods",
         )
+    files.write_text(out / "report.html", report.render(settings.base.name, told, found[0].case))
     record.write_page(settings.artifacts, "verify", timed)
     metrics: dict[str, float] = {}
     for index, each in enumerate(judged):

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from tasks.core.errors import IntegrityError
 from tasks.core.measured import Measured
+from tasks.core.splitting import group_column
 from tasks.verify.fingerprints import Hashes, blurred, exact, pictured
 
 if TYPE_CHECKING:
@@ -65,8 +66,7 @@ def measure(folder: Path, facts: Mapping[str, Any], limit: float = LIMIT) -> lis
     Raises:
         IntegrityError: if a split cannot be read, or lacks the group's column.
     """
-    split = facts["split"]
-    group = split.get("column") if split["by"] == "group" else split.get("group")
+    group = group_column(facts["split"])
     schemas = {name: _opened(folder / f"{name}.parquet").schema_arrow for name in (*_APART, "calibration")}
     shared = [name for name in schemas["test"].names if name != "row" and name in schemas["train"].names]
     if group is not None and group not in shared:

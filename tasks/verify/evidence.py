@@ -6,7 +6,7 @@ import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
@@ -15,6 +15,7 @@ from deploy.variants import Variant, Variants
 from tasks.core import devices, manifest, original
 from tasks.core.errors import UsageError
 from tasks.core.metrics import find
+from tasks.core.splitting import group_column
 from tasks.core.stage import StageSettings
 from tasks.verify.case import Case, Scorer
 from tasks.verify.checks import Members
@@ -73,7 +74,8 @@ def collect(settings: StageSettings, inputs: Mapping[str, Path], scratch: Path) 
     slices = _slices(stored, settings.own.slices)
     model = original.load(inputs["tune"], devices.prepare(base))
     labels, answers = asked(model, stored)
-    numbers, columns, groups = stored.column("row"), stored.inputs(model.encoder), _groups(stored, facts["split"])
+    numbers, columns, together = stored.column("row"), stored.inputs(model.encoder), group_column(facts["split"])
+    groups = None if together is None else _values(stored, together)
     metric = find(original.metric_name(base, facts["task"]), facts["task"])
     found = []
     for variant in Variants.read(inputs["compress"]).distinct():
@@ -114,12 +116,6 @@ def _original_file(compressed: Path, variant: Variant, scratch: Path) -> Scorer 
         shutil.copyfile(compressed / _FLOAT, folder / "model.onnx")
         shutil.copyfile(compressed / "signature.json", folder / "signature.json")
     return Scorer(folder, variant.device)
-
-
-def _groups(stored: Stored, split: Mapping[str, Any]) -> np.ndarray | None:
-    """Which rows belong together, where the split was made by group."""
-    name = split.get("column") if split["by"] == "group" else split.get("group")
-    return None if name is None else _values(stored, name)
 
 
 def _slices(stored: Stored, names: Sequence[str]) -> dict[str, np.ndarray]:

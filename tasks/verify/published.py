@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from tasks.core import files
 from tasks.core.metrics import class_recalls, find, usual
 from tasks.core.verdict import Line
 from tasks.verify.behaviour import probabilities
@@ -41,7 +41,7 @@ def told_of(variant: str, model_sha256: str, provider: str, case: Case, judged: 
         "lines": [] if comparison is None else [_line(case, judged) | about],
         "checks": [_check(line) | {"variant": variant} for line in verdict.lines],
         "notes": judged.notes,
-        "drawings": _finite(judged.drawings | _confusion(case) | _sizes(case)) if comparison is not None else {},
+        "drawings": {} if comparison is None else files.without_nan(judged.drawings | _confusion(case) | _sizes(case)),
         "figures": {} if comparison is None else figures(case),
         "confidence": own.confidence,
         "method": "" if comparison is None else comparison.method,
@@ -73,17 +73,17 @@ def _sizes(case: Case) -> dict[str, Any]:
 
 def _check(line: Line) -> dict[str, Any]:
     """One thing measured, with its word."""
-    found = {key: _finite(value) for key, value in asdict(line.measured).items()}
+    found = {key: files.without_nan(value) for key, value in asdict(line.measured).items()}
     return found | {"verdict": line.verdict, "reason": line.reason}
 
 
 def _line(case: Case, judged: Judged) -> dict[str, Any]:
     """The metric, and the word for the file as a whole."""
-    found = {key: _finite(value) for key, value in asdict(judged.comparison).items()}  # type: ignore[arg-type]  # it is
+    found = {key: files.without_nan(value) for key, value in asdict(judged.comparison).items()}  # type: ignore[arg-type]  # it is
     return found | {
         "metric": case.metric.name,
         "bound": found.pop("upper"),
-        "margin": _finite(judged.margin),
+        "margin": files.without_nan(judged.margin),
         "verdict": judged.verdict.verdict,
         "reason": judged.verdict.reason,
     }
@@ -105,13 +105,4 @@ def figures(found: Case) -> dict[str, dict[str, Any]]:
         }
         for index, value in enumerate(found.classes):
             result[f"recall of {value}"] = {side: recalls[index] for side, recalls in sides.items()}
-    return {name: {side: _finite(value) for side, value in pair.items()} for name, pair in result.items()}
-
-
-def _finite(value: Any) -> Any:
-    """The figure, or None where there is none: JSON has no NaN."""
-    if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+    return {name: {side: files.without_nan(value) for side, value in pair.items()} for name, pair in result.items()}
