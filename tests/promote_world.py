@@ -97,7 +97,10 @@ PROMOTE: dict[str, Any] = {
     "public_key": "keys/assay.pub",
     "margin": 0.2,  # 100 fresh rows show no less
     "latency": {"p99_ms": 2000.0, "requests": 100},
-    "approval": {"approvers": {APPROVER: "keys/ann.pub", "bob@example.org": "keys/bob.pub", AUTHOR: None}},
+    "approval": {
+        "approvers": {APPROVER: "keys/ann.pub", "bob@example.org": "keys/bob.pub", AUTHOR: None},
+        "wait_minutes": 3,
+    },
 }
 
 

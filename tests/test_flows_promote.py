@@ -132,13 +132,17 @@ def prefect(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 def answer(client: Any, **said: Any) -> None:
     """Wait until a flow run asks for an approval, and answer."""
     from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterState, FlowRunFilterStateName
+    from prefect.client.schemas.responses import SetStateStatus
 
     paused = FlowRunFilter(state=FlowRunFilterState(name=FlowRunFilterStateName(any_=["Paused"])))
     deadline = time.monotonic() + 120
-    while not (found := client.read_flow_runs(flow_run_filter=paused)):
+    # A run is paused a moment before its form is there, and till then Prefect takes no answer.
+    while not any(
+        client.resume_flow_run(run.id, run_input=said).status is SetStateStatus.ACCEPT
+        for run in client.read_flow_runs(flow_run_filter=paused)
+    ):
         assert time.monotonic() < deadline, "no flow run asks"
         time.sleep(0.2)
-    client.resume_flow_run(found[0].id, run_input=said)
 
 
 def test_an_approver_is_asked_in_prefect(reported: Path, prefect: str) -> None:
