@@ -36,7 +36,8 @@ class Spread:
     """How one thing about a tensor is spread.
 
     Attributes:
-        name: of the tensor, and after a colon of the part of it that is looked at, where there are several.
+        tensor: its name.
+        part: what of it is looked at, where it has several spreads; else empty.
         bins: their names, in the order of the counts; the last one is ``missing``.
         counts: split -> how many of the reference's values lie in each bin; small ones are given as 0.
         place: which bin each value lies in.
@@ -44,19 +45,24 @@ class Spread:
         each_row: whether a row has one value.
     """
 
-    name: str
+    tensor: str
+    part: str
     bins: tuple[str, ...]
     counts: Mapping[str, tuple[int, ...]]
     place: Place
     ordered: bool = False
     each_row: bool = True
 
+    @property
+    def name(self) -> str:
+        """The tensor's, and after a colon the part's."""
+        return f"{self.tensor}:{self.part}" if self.part else self.tensor
+
     def count(self, array: np.ndarray) -> dict[str, int]:
         """How many of the values of an array [rows, ...] lie in each bin that is not empty."""
-        part = self.name.partition(":")[2]
         found = np.bincount(self.place(array), minlength=len(self.bins)).tolist()
         named = zip(self.bins, found, strict=True)
-        return {f"{part}:{name}" if part else name: count for name, count in named if count}
+        return {f"{self.part}:{name}" if self.part else name: count for name, count in named if count}
 
 
 #: Name of a tensor -> its spreads, at least one.
@@ -96,27 +102,27 @@ def _spreads(name: str, raw: Mapping[str, Any], labels: tuple[Any, ...] | None) 
     match raw["kind"]:
         case "array":
             parts = {part: _of_rows(of) for part, of in _EACH_ROW.items()}
-            return [_single(f"{name}:{part}", raw[part], of) for part, of in parts.items()]
+            return [_single(name, part, raw[part], of) for part, of in parts.items()]
         case "list":
-            length = _single(f"{name}:length", raw["length"], lambda array: _given(array).sum(axis=1))
-            items = _single(f"{name}:items", raw["items"], lambda array: _flat(array)[_given(array)], each_row=False)
+            length = _single(name, "length", raw["length"], lambda array: _given(array).sum(axis=1))
+            items = _single(name, "items", raw["items"], lambda array: _flat(array)[_given(array)], each_row=False)
             return [length, items]
         case "labels":
-            label = _single(f"{name}:label", raw["label"], lambda array: _answered(array, labels))
-            return [label, _single(f"{name}:probability", raw["probability"], lambda array: _flat(array).max(axis=1))]
+            label = _single(name, "label", raw["label"], lambda array: _answered(array, labels))
+            return [label, _single(name, "probability", raw["probability"], lambda array: _flat(array).max(axis=1))]
         case _:
-            return [_single(name, raw, np.ravel)]
+            return [_single(name, "", raw, np.ravel)]
 
 
 def _single(
-    name: str, raw: Mapping[str, Any], values: Callable[[np.ndarray], np.ndarray], each_row: bool = True
+    tensor: str, part: str, raw: Mapping[str, Any], values: Callable[[np.ndarray], np.ndarray], each_row: bool = True
 ) -> Spread:
     """A spread of values that ``values`` makes of a tensor's array [rows, ...]."""
     bins, place = _PLACES[raw["kind"]](raw) if raw["kind"] in _PLACES else _no_kind(raw["kind"])
     counts = {split: tuple(given) for split, given in raw["counts"].items()}
     if wrong := [split for split, given in counts.items() if len(given) != len(bins)]:
-        raise ValueError(f"{name}: {len(bins)} bins, and other numbers of counts for {', '.join(wrong)}")
-    return Spread(name, bins, counts, lambda array: place(values(array)), raw["kind"] == "number", each_row)
+        raise ValueError(f"{tensor}: {len(bins)} bins, and other numbers of counts for {', '.join(wrong)}")
+    return Spread(tensor, part, bins, counts, lambda array: place(values(array)), raw["kind"] == "number", each_row)
 
 
 def _no_kind(kind: Any) -> Any:

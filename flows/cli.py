@@ -256,6 +256,28 @@ def history(
         typer.echo(line)
 
 
+@app.command()
+def monitor(
+    params: Annotated[Path, _PARAMS] = Path("params.yaml"),
+    bundle: Annotated[
+        Path | None, typer.Option("--bundle", help="What rows are held against (default: what serves).")
+    ] = None,
+    fail_on_drift: Annotated[bool, typer.Option("--fail-on-drift", help="End with code 3 if it is drift.")] = False,
+) -> None:
+    """Hold recent rows against those that the model learnt from, and leave a page.
+
+    A flow run where PREFECT_API_URL names a server. Exit codes: 0 whatever was found, 2 usage, 3 rows that do not fit
+    the model (or drift, with --fail-on-drift), 5 a broken log or bundle.
+    """
+    from flows.monitoring import refuse, said
+    from flows.session import monitor as conduct
+
+    outcome = conduct(params, bundle)
+    typer.echo(said(outcome))
+    if fail_on_drift:
+        refuse(outcome)
+
+
 @keys.command("new")
 def new_keys(
     folder: Annotated[Path, typer.Argument(help="Where assay.key and assay.pub are written.")] = Path(),

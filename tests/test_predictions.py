@@ -73,7 +73,7 @@ def test_a_server_logs_bins_and_answers_under_the_names_that_clients_gave(tiny: 
 
 
 def version() -> Any:
-    spread = bins.Spread("x", ("0", "1", "missing"), {}, lambda array: (array.ravel() > 0).astype(np.int64), True)
+    spread = bins.Spread("x", "", ("0", "1", "missing"), {}, lambda array: (array.ravel() > 0).astype(np.int64), True)
     output = Tensor("y", "FP32", (-1, 1))
     signature = Signature((Tensor("x", "FP32", (-1, 1)),), (output,))
     return SimpleNamespace(name="1-a", digest="d", drift={"x": (spread,)}, signature=signature)
