@@ -12,9 +12,9 @@ from typing import Any
 from tasks.core import pages
 
 _SAID = {
-    "STEADY": "Steady: the rows are spread as those that the model learnt from.",
-    "WATCH": "Watch: something drifted, though not yet for long enough to act.",
-    "DRIFT": "Drift: the model is asked about other rows, or answers them worse, than it was made for.",
+    "STEADY": "The rows are spread as those that the model learnt from.",
+    "WATCH": "Something drifted, though not yet for long enough to act.",
+    "DRIFT": "The model is asked about other rows, or answers them worse, than it was made for.",
     "CANNOT TELL": "Too little is known to tell.",
 }
 #: Width and height of a drawn distribution.
