@@ -139,6 +139,14 @@ def test_logs_day_by_day(champion: Champion, tmp_path: Path) -> None:
     assert "src=" not in page and "href=" not in page
 
 
+def test_columns_that_move_by_themselves_are_shown_but_never_called_drift(champion: Champion, tmp_path: Path) -> None:
+    log(tmp_path / "logs", champion, [drifted(0), drifted(1)])
+    found = run(tmp_path, champion, 2, ignore=[*DRIFT])
+    assert (found.word, found.asks) == ("STEADY", ())
+    (line,) = (one for one in found.told["spreads"] if one["name"] == "distance")
+    assert (line["drifted"], line["ignored"], line["psi"] > 0.1) == (False, True, True)
+
+
 def test_several_windows_at_once_come_to_the_same(champion: Champion, tmp_path: Path) -> None:
     log(tmp_path / "logs", champion, [steady(0), drifted(1), drifted(2)])
     found = run(tmp_path, champion, 3)
@@ -280,6 +288,10 @@ def changed(root: Path, champion: Champion, change: Callable[[str], str]) -> Non
     (root / "logs" / "predictions-1.jsonl").write_text(change(text))
 
 
+def unknown_ignored(root: Path, champion: Champion) -> dict[str, Any]:
+    return {"ignore": ["distance", "distnace"]}
+
+
 def no_table(root: Path, champion: Champion) -> dict[str, Any]:
     return {"predictions": None, "rows": "recent.csv"}
 
@@ -324,6 +336,7 @@ def two_labels(root: Path, champion: Champion) -> dict[str, Any]:
         (broken_line, IntegrityError, r"predictions-1\.jsonl line 2"),
         (impossible_bin, IntegrityError, r"has no bin 99"),
         (no_head, IntegrityError, r"line 1: KeyError: 'digest'"),
+        (unknown_ignored, UsageError, r"(?s)found:   distnace\n.*choose from carrier"),
         (no_table, UsageError, r"recent\.csv does not exist"),
         (table_without_columns, DataRejected, r"carrier: not given; seats: not given|seats: not given; .*carrier"),
         (half_a_table, DataRejected, r"a table must be whole"),

@@ -460,6 +460,8 @@ class Monitor(Section):
     1, and 10% for others."""
     significance: Annotated[float, Field(gt=0, le=0.1)] = 0.01
     """Chance of a window without any drift in which something is called so, all columns together."""
+    ignore: tuple[str, ...] = ()
+    """Columns that move by themselves (weather, a calendar, a price): they are shown, but never called drift."""
     in_a_row: Positive = 2
     """Windows one after the other in which the same thing must have drifted, before a retraining is asked for."""
     cool_down_days: Annotated[float, Field(ge=0)] = 7.0

@@ -95,6 +95,7 @@ def monitor(
         folder.mkdir(parents=True, exist_ok=True)
         with only_one("monitor", folder.parent):
             champion = Champion.read(bundle)
+            _check_ignored(params.monitor.ignore, champion)
             found = _read(params, root, champion, moment)
             judging = _Judging(params, champion, State.read(folder, champion.digest))
             for window in found.windows:
@@ -183,7 +184,9 @@ class _Judging:
         return [
             name
             for name, shift in self._shifts.items()
-            if shift.effect >= own.min_shift and shift.p * tests <= own.significance
+            if self._champion.spreads[name].tensor not in own.ignore
+            and shift.effect >= own.min_shift
+            and shift.p * tests <= own.significance
         ]
 
     def _is_worse(self, measured: Performance) -> bool:
@@ -261,6 +264,7 @@ class _Judging:
             "ks": shift.ks,
             "p": min(1.0, shift.p * len(self._shifts)) if not math.isnan(shift.p) else math.nan,
             "drifted": name in self._drifted(),
+            "ignored": spread.tensor in self._own.ignore,
             "bins": list(spread.bins),
             "reference": list(shift.reference),
             "window": list(shift.window),
@@ -273,6 +277,13 @@ class _Judging:
             few = f"no window has {self._own.min_rows} rows with labels"
             return [f"how good the answers are is not known: {few}, or the metric has no value on them"]
         return []
+
+
+def _check_ignored(names: tuple[str, ...], champion: Champion) -> None:
+    known = {spread.tensor for spread in champion.spreads.values()}
+    if strange := sorted(set(names) - known):
+        rule, way_out = "monitor.ignore names columns that the model reads", f"choose from {', '.join(sorted(known))}"
+        raise UsageError(rule, ", ".join(strange), way_out)
 
 
 def _is_older(key: str, last: str) -> bool:
