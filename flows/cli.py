@@ -278,6 +278,33 @@ def monitor(
         refuse(outcome)
 
 
+@app.command()
+def models(
+    folder: Annotated[Path, typer.Argument(help="Folder of the repository, or a part of it.")] = Path(),
+    out: Annotated[Path | None, typer.Option("--out", help="Also write the page, with reasons, to this file.")] = None,
+) -> None:
+    """Show every model of a repository: its bundles, what serves and since when, the last verdict, the last monitor.
+
+    Exit codes: 0 done, 2 no model there, or the page cannot be written.
+    """
+    from rich.console import Console
+    from rich.table import Column, Table
+
+    from flows.models import models as find
+    from flows.models import page, table
+    from tasks.core import files
+
+    found = find(folder)
+    heads, rows = table(found)
+    shown = Table(*(Column(head, overflow="fold") for head in heads))
+    for row in rows:
+        shown.add_row(*row)
+    Console(soft_wrap=True).print(shown, markup=False)
+    if out is not None:
+        with files.machine_errors(out.parent):
+            files.write_text(out, page(found))
+
+
 @keys.command("new")
 def new_keys(
     folder: Annotated[Path, typer.Argument(help="Where assay.key and assay.pub are written.")] = Path(),

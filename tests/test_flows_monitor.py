@@ -1,11 +1,11 @@
-"""`assay monitor`: what serves is what rows are held against; exit codes; the flow, its event and its artifacts."""
+"""`assay monitor` and `assay models`: what rows are held against, exit codes, event, artifacts, and the page of all."""
 
 from __future__ import annotations
 
 import json
 import time
 from collections.abc import Iterator
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from typer.testing import CliRunner
 
 from deploy import signing
 from flows.cli import app
+from flows.models import models, table
 from flows.server import TemporaryServer
 from flows.session import monitor
 from tasks.core.errors import DataRejected, UsageError
@@ -70,6 +71,45 @@ def test_without_a_champion_the_way_out_is_told(served: Path) -> None:
         monitor(served / "params.yaml")
     (bundle,) = (path for path in (served / "elsewhere" / "tiny").iterdir() if (path / "model.onnx").is_file())
     assert monitor(served / "params.yaml", bundle).word == "STEADY"
+
+
+def test_every_model_is_a_line_of_one_page(served: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that is watched, one of which nothing is there yet, one whose settings are wrong, one whose log is."""
+    for name in ("", "other", "wrong", "broken", ".hidden"):
+        (served / name).mkdir(exist_ok=True)
+        (served / name / "dvc.yaml").write_text("stages: {}\n")
+    for name in ("other", "broken"):
+        raw = worlds.params({"base": {"name": name, "artifacts_dir": f"artifacts/{name}"}})
+        with (served / f"{name}.yaml").open("w", encoding="utf-8") as file:
+            YAML().dump(raw, file)
+    (served / "wrong.yaml").write_text("base: {name: wrong}\n")
+    (served / "store" / "broken").mkdir()
+    (served / "store" / "broken" / "audit.jsonl").write_text("{}\n")
+    for day in (1, 2):
+        pq.write_table(drifted(day), served / "recent.parquet")
+        monitor(served / "params.yaml")
+    (served / "artifacts" / "verify").mkdir()
+    (served / "artifacts" / "verify" / "verdict.json").write_text('{"verdict": "ACCEPT", "reason": "<as good>"}')
+    found = {one.name: one for one in models(served)}
+    assert list(found) == ["broken", "other", "tiny", "wrong.yaml"]
+    heads, rows = table(list(found.values()), datetime(2020, 1, 3, tzinfo=UTC))
+    lines = {row[0]: dict(zip(heads, row, strict=True)) for row in rows}
+    (bundle,) = (path.name for path in (served / "store" / "tiny").iterdir() if (path / "model.onnx").is_file())
+    assert lines["tiny"] == {
+        "model": "tiny", "params": "params.yaml", "newest bundle": "-", "at staging": "-",
+        "at prod": f"{bundle}, 2 days ago", "last verdict": "ACCEPT", "last monitor": "DRIFT, today",
+    }  # fmt: skip
+    assert {*lines["other"].values()} == {"other", "other.yaml", "-"}
+    assert "wrong.yaml must follow its schema" in found["wrong.yaml"].problem
+    assert "line 1" in found["broken"].problem
+    monkeypatch.chdir(served)
+    done = CliRunner().invoke(app, ["models", "--out", "models.html"])
+    assert done.exit_code == 0, done.exception
+    page = (served / "models.html").read_text()
+    for text in ("4 models, 1 with drift", "&lt;as good&gt;", "drifted in 2 windows in a row"):
+        assert text in page
+    with pytest.raises(UsageError, match="there is none"):
+        models(served / "store")
 
 
 @pytest.fixture

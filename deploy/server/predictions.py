@@ -48,7 +48,7 @@ PATTERN = "predictions-*.jsonl"
 #: What can be written down of the name that a client gave its request.
 _WORD = re.compile(r"[A-Za-z0-9._-]{1,64}")
 #: Rows and bytes that wait for the thread at most, and seconds between two times that it writes.
-_MOST_ROWS, _MOST_BYTES, _SECONDS = 4096, 32 << 20, 1.0
+_MOST_ROWS, _MOST_BYTES, _SECONDS = 1 << 16, 64 << 20, 1.0
 #: A file is closed at this part of the folder's size, or when the day (in UTC) ends.
 _PARTS = 16
 
@@ -95,13 +95,14 @@ class PredictionLog:
         drawn = np.flatnonzero(self._random.random(request.rows) < self._settings.sample)
         if len(drawn) == 0 or not version.drift or first not in outputs:
             return
-        arrays = {name: array[drawn] for name, array in (request.tensors | outputs).items() if name in version.drift}
+        those: Any = slice(None) if len(drawn) == request.rows else drawn  # a view costs less than a copy
+        arrays = {name: array[those] for name, array in (request.tensors | outputs).items() if name in version.drift}
         size = sum(array.nbytes for array in arrays.values())
         if self._rows + len(drawn) > _MOST_ROWS or self._bytes + size > _MOST_BYTES:
             self._metrics.predictions(len(drawn), "dropped")
             return
         ids = _ids(request, drawn)
-        asked = _Asked(version, time.time(), arrays, _answers(version, outputs[first][drawn]), ids, size)
+        asked = _Asked(version, time.time(), arrays, _answers(version, outputs[first][those]), ids, size)
         with self._lock:
             self._waiting.append(asked)
             self._rows += len(drawn)
