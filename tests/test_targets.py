@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import worlds
@@ -159,6 +161,24 @@ def test_what_did_not_run_on_the_first_device_is_looked_at_again_on_another(worl
     entered = contest._entry(broken, "cpu", shop, params.compress)
     assert entered.problem.startswith("it does not run: a model file must load")
     assert np.isnan(entered.score)
+
+
+def test_without_a_limit_the_loss_must_be_shown_to_keep_to_the_margin_where_rows_can_show_it(world: Path) -> None:
+    inputs = {stage: world / "artifacts" / stage for stage in ("validate", "tune")}
+    params = worlds.write_params(world, {"compress": {"max_metric_drop": None}})
+    few = Problem.read(StageSettings(params.base, params.compress, world), inputs, 1)
+    assert few.bound(few.original) is None
+    many = replace(few, validation=pa.concat_tables([few.validation] * 20))
+    assert (few.must_show, many.must_show) == (False, True)
+    assert few.most == many.most / 2
+    twin, noisy = many.original, np.random.default_rng(0).permutation(many.original)
+    bounds = [many.bound(answers) for answers in (twin, noisy)]
+    assert bounds[0] <= many.most < bounds[1]
+    grouped = replace(many, validation=many.validation.append_column("of", pa.nulls(len(twin), pa.int8())), group="of")
+    assert not grouped.must_show, "rows of a single group show nothing"
+    given = worlds.write_params(world, {"compress": {"max_metric_drop": 0.5}})
+    read = Problem.read(StageSettings(given.base, given.compress, world), inputs, 1)
+    assert (replace(read, validation=many.validation).must_show, read.most) == (False, 0.5)
 
 
 def test_a_target_that_no_candidate_suits_is_named_and_nothing_is_shipped(world: Path) -> None:

@@ -346,6 +346,9 @@ class Search:
             return math.nan
 
     def _drop(self, candidate: Built) -> float:
+        """The loss that counts: its bound, where that must keep to the limit."""
+        if candidate.bound is not None:
+            return candidate.bound
         return self.workshop.problem.metric.loss(self.workshop.built["fp32"].score, candidate.score)
 
     def _inside(self, candidate: Built) -> bool:
