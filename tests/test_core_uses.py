@@ -22,7 +22,7 @@ def judged(folder: Path, models: int, test: str = "test", **limits: int) -> list
 def test_each_new_file_counts_and_the_limits_warn_and_refuse(tmp_path: Path) -> None:
     found = judged(tmp_path, 5, warn_after=2, refuse_after=4)
     assert [n for n, _, _ in found] == [1, 2, 3, 4, 5]
-    assert ["plan a fresh test set" in note for _, note, _ in found] == [False, False, True, True, False]
+    assert ["plan another test set" in note for _, note, _ in found] == [False, False, True, True, False]
     assert [bool(problems) for _, _, problems in found] == [False] * 4 + [True]
     assert "base.seed" in found[-1][2][0]
     last = count(tmp_path, "test", ("model 9", "settings"), 2, 4)

@@ -121,7 +121,7 @@ def count(
     if number > refuse_after:
         problems = (f"this {rows} has been used for {number} judgements, {refuse_after} are allowed: {way_out}",)
     elif number > warn_after:
-        note += f"; more than {warn_after}: an acceptance means less and less, plan a fresh {rows}"
+        note += f"; more than {warn_after}: an acceptance means less and less, plan another {rows}"
     return Measured(
         "use", f"uses of the {rows}", "nothing_found", number, "INCONCLUSIVE", problems=problems, note=note, varies=True
     )

@@ -53,7 +53,7 @@ def told_of(variant: str, model_sha256: str, provider: str, case: Case, judged: 
 
 
 def steady(told: Mapping[str, Any]) -> dict[str, Any]:
-    """An ACCEPT without what differs from run to run: a bundle is named for its content, and equal runs make equal ones.
+    """An ACCEPT without what differs from run to run: equal runs must make bundles of equal content and name.
 
     Of a line that varies, its word and its limit stay; :func:`varying` has the rest for the run record.
     """
