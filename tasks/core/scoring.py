@@ -53,8 +53,9 @@ def score(
         MachineError: if the device or the disk refuses.
         IntegrityError: if the process fails in another way, with what it said.
     """
-    options = {"--device": device, "--batch": batch, "--threads": threads}
-    return _scored(folder, columns, [word for name, value in options.items() if value for word in (name, str(value))])
+    given = {"--device": device, "--batch": batch, "--threads": threads}
+    options = [word for name, value in given.items() if value is not None for word in (name, str(value))]
+    return _scored(folder, columns, options)
 
 
 def score_served(folder: Path, columns: Mapping[str, np.ndarray], target: str | None) -> Exported:

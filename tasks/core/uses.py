@@ -11,7 +11,7 @@ starts anew, and nothing on this machine can prove it; a bundle that was given a
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -59,26 +59,24 @@ def seen(test_sha256: str, evidence: Iterable[Path]) -> Past:
     others: list[Judgement] = []
     for path in filter(Path.is_file, evidence):
         try:
-            for about, models in _about(files.read_json(path)):
-                if about["sha256"] != test_sha256:
-                    continue
-                settings, numbers = str(about["settings"]), about.get(NUMBERS, {})
-                numbered |= {int(number): (str(model), settings) for model, number in numbers.items()}
-                others += [(model, settings) for model in models if model not in numbers]
+            about, models = _about(files.read_json(path))
+            if about.get("sha256") != test_sha256:
+                continue
+            settings, numbers = str(about["settings"]), about.get(NUMBERS, {})
+            numbered |= {int(number): (str(model), settings) for model, number in numbers.items()}
+            others += [(model, settings) for model in models if model not in numbers]
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             log.warning("%s does not say which judgement it was: %s", path, type(error).__name__)
     return Past(numbered, others)
 
 
-def _about(raw: Mapping[str, Any]) -> Iterator[tuple[Mapping[str, Any], list[str]]]:
-    """What a file says of its test set, and the models that it is about: :func:`told` as it lies there."""
+def _about(raw: Mapping[str, Any]) -> tuple[Mapping[str, Any], list[str]]:
+    """What a file says of its test set (:func:`told`, as it lies there), and models that it judges without a number."""
     if "verdict" in raw:
-        yield raw["test"], [str(line["model_sha256"]) for line in raw["lines"]]
-        return
-    runs = raw.get("runs", {"verify": raw})  # a bundle's provenance has the run records
-    record = runs.get("verify")
-    if isinstance(record, dict):  # else words: it was not run on the machine that exported
-        yield record["measured"]["test"], []
+        return raw["test"], [str(line["model_sha256"]) for line in raw["lines"]]
+    record = raw.get("runs", {"verify": raw})["verify"]  # a bundle's provenance has the run records
+    # Words in their place: `verify` was not run on the machine that exported.
+    return (record["measured"]["test"] if isinstance(record, dict) else {}), []
 
 
 def count(

@@ -64,22 +64,19 @@ def ask(challenger: Evidence, champion: Evidence | None, validated: Path, rules:
     made = manifest.read(validated)
     if problem := _not_fresh(challenger, champion, made, validated / FRESH):
         return Said("INCONCLUSIVE", problem, {"champion": version})
-    used = _used(challenger, champion, validated, made.files[FRESH].sha256, rules)
-    return _compare(challenger, champion, made.facts, validated / FRESH, rules, used)
+    return _compare(challenger, champion, made.facts, validated / FRESH, rules)
 
 
-def _used(challenger: Evidence, champion: Evidence, validated: Path, fresh: str, rules: Rules) -> Measured:
+def _used(challenger: Evidence, champion: Evidence, fresh: Path, rules: Rules) -> Measured:
     """The line that says how often the fresh rows have judged; each bundle, champion and set of rules counts once."""
     compared = hashlib.sha256(f"{champion.digest} {files.canonical_json(asdict(rules))}".encode()).hexdigest()
     return uses.count(
-        validated.parent, fresh, (challenger.digest, compared), rules.warn_after, rules.refuse_after,
+        fresh.parents[1], files.sha256(fresh), (challenger.digest, compared), rules.warn_after, rules.refuse_after,
         rows="set of fresh rows", way_out="wait for newer ones (a later validate.split.fresh_from)",
     )  # fmt: skip
 
 
-def _compare(
-    challenger: Evidence, champion: Evidence, facts: Mapping[str, Any], fresh: Path, rules: Rules, used: Measured
-) -> Said:
+def _compare(challenger: Evidence, champion: Evidence, facts: Mapping[str, Any], fresh: Path, rules: Rules) -> Said:
     import pyarrow.parquet as pq
 
     task, version = facts["task"], champion.folder.name
@@ -91,6 +88,7 @@ def _compare(
     labels = _labels(rows, facts)
     if len(labels) == 0 or metric.support(labels) == 0:
         return Said("INCONCLUSIVE", f"{metric.name} has no value on {len(labels)} fresh rows", {"champion": version})
+    used = _used(challenger, champion, fresh, rules)
     theirs, ours = (
         score_served(one.folder, _columns(rows, one, facts), rules.target) for one in (champion, challenger)
     )
