@@ -118,6 +118,7 @@ def serve(
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="0 is any free one.")] = 8080,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or tensorrt.")] = "auto",
+    target: Annotated[str | None, typer.Option(help="Whose variant to serve, of a bundle for several targets.")] = None,
 ) -> None:
     """Serve a bundle over HTTP (`python -m deploy.server --help` has every limit).
 
@@ -128,6 +129,7 @@ def serve(
     name, at, stage = what.partition("@")
     given: dict[str, object] = {"--store": store, "--name": name, "--stage": stage} if at and store else {}
     given |= {"--key": key, "--token-file": token_file, "--host": host, "--port": port, "--device": device}
+    given |= {"--target": target}
     options = [f"{option}={value}" for option, value in given.items() if value is not None]
     raise typer.Exit(main([*([] if at and store else [what]), *options, *(["--unsigned"] if unsigned else [])]))
 

@@ -417,6 +417,8 @@ class Promote(Section):
     """Newest IR version that they read."""
     latency: Latency = Latency()
     """Budget of the real server."""
+    target: str | None = None
+    """Target that servers are started for (`assay serve --target`); null leaves the choice to the bundle's own rule."""
     floors: dict[str, float] = {}  # noqa: RUF012
     """Figure of the verdict (`auc`, `recall of 1`, ...) -> least acceptable value; the largest one for an error."""
     slice_floor: float | None = None
