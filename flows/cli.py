@@ -119,6 +119,10 @@ def serve(
     port: Annotated[int, typer.Option(help="0 is any free one.")] = 8080,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or tensorrt.")] = "auto",
     target: Annotated[str | None, typer.Option(help="Whose variant to serve, of a bundle for several targets.")] = None,
+    prediction_log: Annotated[
+        Path | None, typer.Option(help="Folder that keeps bins and answers of a sample of the rows, for `monitor`.")
+    ] = None,
+    prediction_sample: Annotated[float, typer.Option(help="Share of the rows that are kept there.")] = 0.1,
 ) -> None:
     """Serve a bundle over HTTP (`python -m deploy.server --help` has every limit).
 
@@ -130,6 +134,7 @@ def serve(
     given: dict[str, object] = {"--store": store, "--name": name, "--stage": stage} if at and store else {}
     given |= {"--key": key, "--token-file": token_file, "--host": host, "--port": port, "--device": device}
     given |= {"--target": target}
+    given |= {"--prediction-log": prediction_log, "--prediction-sample": prediction_sample}
     options = [f"{option}={value}" for option, value in given.items() if value is not None]
     raise typer.Exit(main([*([] if at and store else [what]), *options, *(["--unsigned"] if unsigned else [])]))
 
@@ -251,6 +256,55 @@ def history(
 
     for line in lines(name, params):
         typer.echo(line)
+
+
+@app.command()
+def monitor(
+    params: Annotated[Path, _PARAMS] = Path("params.yaml"),
+    bundle: Annotated[
+        Path | None, typer.Option("--bundle", help="What rows are held against (default: what serves).")
+    ] = None,
+    fail_on_drift: Annotated[bool, typer.Option("--fail-on-drift", help="End with code 3 if it is drift.")] = False,
+) -> None:
+    """Hold recent rows against those that the model learnt from, and leave a page.
+
+    A flow run where PREFECT_API_URL names a server. Exit codes: 0 whatever was found, 2 usage, 3 rows that do not fit
+    the model (or drift, with --fail-on-drift), 5 a broken log or bundle.
+    """
+    from flows.monitoring import refuse, said
+    from flows.session import monitor as conduct
+
+    outcome = conduct(params, bundle)
+    typer.echo(said(outcome))
+    if fail_on_drift:
+        refuse(outcome)
+
+
+@app.command()
+def models(
+    folder: Annotated[Path, typer.Argument(help="Folder of the repository, or a part of it.")] = Path(),
+    out: Annotated[Path | None, typer.Option("--out", help="Also write the page, with reasons, to this file.")] = None,
+) -> None:
+    """Show every model of a repository: its bundles, what serves and since when, the last verdict, the last monitor.
+
+    Exit codes: 0 done, 2 no model there, or the page cannot be written.
+    """
+    from rich.console import Console
+    from rich.table import Column, Table
+
+    from flows.models import models as find
+    from flows.models import page, table
+    from tasks.core import files
+
+    found = find(folder)
+    heads, rows = table(found)
+    shown = Table(*(Column(head, overflow="fold") for head in heads))
+    for row in rows:
+        shown.add_row(*row)
+    Console(soft_wrap=True).print(shown, markup=False)
+    if out is not None:
+        with files.machine_errors(out.parent):
+            files.write_text(out, page(found))
 
 
 @keys.command("new")

@@ -22,7 +22,7 @@ from tasks.core.settings import STAGES, Params, load
 PROJECT_FILE = "dvc.yaml"
 
 _MARK = "# Written by `assay run` from Assay's own dvc.yaml; it is written anew when the two disagree. Commit it.\n"
-_BESIDE_OUTPUTS = ("/logs", "/runs", "/scratch", "/rejected", "/promotions", "/.*", "!/.gitignore")
+_BESIDE_OUTPUTS = ("/logs", "/runs", "/scratch", "/rejected", "/promotions", "/monitor", "/.*", "!/.gitignore")
 
 
 @dataclass(frozen=True)

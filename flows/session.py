@@ -16,6 +16,7 @@ from tasks.core.stage import only_one
 
 if TYPE_CHECKING:
     from flows.promotion import Wanted
+    from tasks.monitor import Outcome
 
 _DRAIN_SECONDS = 10.0
 
@@ -59,6 +60,28 @@ def promote(wanted: Wanted) -> str:
                 wanted.name, wanted.version, wanted.stage, str(wanted.params), wanted.reason, wanted.force, *files_given
             )
         )
+
+
+def monitor(params: Path, bundle: Path | None = None) -> Outcome:
+    """Judge recent rows as a flow where a Prefect server is configured, as a plain function elsewhere.
+
+    Nobody would listen on a temporary server for what is asked for.
+
+    Raises:
+        AssayError: see :func:`tasks.monitor.monitor`.
+    """
+    from prefect.settings import PREFECT_API_URL
+
+    from flows import monitoring
+
+    if not PREFECT_API_URL.value():
+        return monitoring.examine(params, bundle)
+    with _prefect(params.parent):
+        from flows.monitor import monitor as flow
+
+        found: Any = flow(str(params), None if bundle is None else str(bundle))
+        outcome: Outcome = found
+        return outcome
 
 
 @contextmanager

@@ -97,7 +97,17 @@ def test_git_ignores_what_lies_beside_the_outputs(root):
     pipeline.prepare(params)
     pipeline.prepare(params)
     lines = (root / "out" / "churn" / ".gitignore").read_text().splitlines()
-    assert lines == ["/ingest", "/logs", "/runs", "/scratch", "/rejected", "/promotions", "/.*", "!/.gitignore"]
+    assert lines == [
+        "/ingest",
+        "/logs",
+        "/runs",
+        "/scratch",
+        "/rejected",
+        "/promotions",
+        "/monitor",
+        "/.*",
+        "!/.gitignore",
+    ]
 
 
 def test_a_name_with_a_space_is_quoted_in_the_command(root):

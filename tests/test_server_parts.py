@@ -24,11 +24,11 @@ from ruamel.yaml import YAML
 from serving_world import KINDS, ROOT, echo, in_thread, publish, settings_of, slow, write_model
 from tritonclient.utils import triton_to_np_dtype
 
-from deploy import golden, signing
+from deploy import bins, golden, signing
 from deploy.bundle import MANIFEST
 from deploy.errors import IntegrityError, UsageError
 from deploy.runtime import open_session
-from deploy.server import bins, sources
+from deploy.server import sources
 from deploy.server.__main__ import _parser
 from deploy.server.door import HEALTH
 from deploy.server.lineup import Lineup
@@ -311,7 +311,9 @@ def test_what_is_served_is_counted_in_the_bins_that_export_counted_in(tmp_path: 
 
     for name, array in (arrays | {"probability": chances}).items():
         spread, split = (made["features"] | made["predictions"])[name], "train" if name in arrays else "validation"
-        assert {k: v for k, v in counts[name](array).items() if v >= made["least_count"]} == kept(spread, split), name
+        assert {k: v for k, v in bins.count(counts[name], array).items() if v >= made["least_count"]} == kept(
+            spread, split
+        ), name
     (tmp_path / bins.NAME).write_text('{"features": {"number": {"kind": "shape"}}, "predictions": {}}')
     with pytest.raises(IntegrityError, match="kind 'shape'"):
         bins.read(tmp_path, signature)

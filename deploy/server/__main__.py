@@ -8,7 +8,7 @@ from pathlib import Path
 
 from deploy.errors import AssayError, UsageError
 from deploy.server import sources
-from deploy.server.settings import Limits, Serving, Settings
+from deploy.server.settings import Limits, Predictions, Serving, Settings
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -49,6 +49,9 @@ def _parser() -> argparse.ArgumentParser:
     add("--max-seconds", type=float, default=limits.seconds, help="of a request")
     add("--poll", type=float, default=settings.poll, help="seconds between two looks for a new version")
     add("--access-log", action="store_true", help="a line for each request")
+    add("--prediction-log", type=Path, help="folder that keeps bins and answers of a sample of the rows")
+    add("--prediction-sample", type=float, default=Predictions.sample, help="share of the rows, above 0 and at most 1")
+    add("--prediction-mib", type=int, default=Predictions.most_bytes >> 20, help="size of that folder at most")
     return parser
 
 
@@ -67,8 +70,23 @@ def _settings(options: argparse.Namespace, name: str) -> Settings:
     serving = Serving(name, signing_key(options.key, options.unsigned), options.device, options.threads, options.target)
     return Settings(
         serving, limits, options.host, options.port, options.token_file, options.workers, options.poll,
-        options.access_log,
+        options.access_log, _predictions(options),
     )  # fmt: skip
+
+
+def _predictions(options: argparse.Namespace) -> Predictions | None:
+    """Where rows are kept; None if that was not asked for.
+
+    Raises:
+        UsageError: if the share is none, or the folder's size is nothing.
+    """
+    if options.prediction_log is None:
+        return None
+    if not 0 < options.prediction_sample <= 1 or options.prediction_mib < 1:
+        found = f"{options.prediction_sample:g} of the rows, {options.prediction_mib} MiB"
+        rule = "a prediction log keeps a share of the rows above 0 and at most 1, in a folder of 1 MiB or more"
+        raise UsageError(rule, found, "correct --prediction-sample or --prediction-mib")
+    return Predictions(options.prediction_log, options.prediction_sample, options.prediction_mib << 20)
 
 
 def signing_key(key: Path | None, unsigned: bool) -> Path | None:

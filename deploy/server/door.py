@@ -18,6 +18,7 @@ from deploy.server.drift import Drift
 from deploy.server.lineup import Lineup
 from deploy.server.log import say, shown
 from deploy.server.metrics import Metrics
+from deploy.server.predictions import PredictionLog
 from deploy.server.refusal import Refusal, bad_request
 from deploy.server.settings import Settings
 from deploy.server.tokens import Tokens
@@ -39,9 +40,17 @@ class Door:
     """An ASGI application in front of another one."""
 
     def __init__(
-        self, pages: App, lineup: Lineup, settings: Settings, tokens: Tokens | None, metrics: Metrics, drift: Drift
+        self,
+        pages: App,
+        lineup: Lineup,
+        settings: Settings,
+        tokens: Tokens | None,
+        metrics: Metrics,
+        drift: Drift,
+        predictions: PredictionLog | None = None,
     ) -> None:
         self._pages, self._lineup, self._tokens, self._metrics, self._drift = pages, lineup, tokens, metrics, drift
+        self._predictions = predictions
         self._limits, self._access_log = settings.limits, settings.access_log
         self._model = f"/v2/models/{settings.serving.name}/"
         self._pool = ThreadPoolExecutor(settings.workers, "answer")
@@ -82,6 +91,8 @@ class Door:
             say("request", path=path, code=200, version=name, seconds=seconds, rows=answer.request.rows,
                 id=answer.request.id)  # fmt: skip
         self._drift.add(version, answer.request.tensors, answer.outputs)
+        if self._predictions is not None:
+            self._predictions.add(version, answer.request, answer.outputs)
 
     def _route(self, path: str) -> tuple[Version | None, str]:
         """The version that answers a path, and how: None if the path is not for predictions."""

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from deploy import bins
+
 if TYPE_CHECKING:
     from deploy.server.metrics import Metrics
     from deploy.server.version import Version
@@ -47,5 +49,5 @@ class Drift:
             one_shape = len({array.shape[1:] for array in arrays}) == 1  # lists have any length
             together = [np.concatenate(arrays)] if one_shape else arrays
             for values in together:
-                for bin_name, count in version.drift[name](values).items():
+                for bin_name, count in bins.count(version.drift[name], values).items():
                     self._metrics.values(version.name, name, bin_name, count)

@@ -45,6 +45,10 @@ class Metrics:
         self._reloads = Counter(
             "assay_reloads", "Changes of version, by outcome.", ("model", "outcome"), registry=self._registry
         )
+        self._predictions = Counter(
+            "assay_predictions", "Sampled rows for the prediction log, by outcome.", ("model", "outcome"),
+            registry=self._registry,
+        )  # fmt: skip
         self._values = Counter(
             "assay_values", "Values of inputs and outputs, in the bins of the bundle's drift reference.",
             (*labels, "tensor", "bin"), registry=self._registry,
@@ -77,6 +81,10 @@ class Metrics:
     def values(self, version: str, tensor: str, bin_name: str, count: int) -> None:
         """Count values of a tensor that lie in a bin."""
         self._values.labels(**self._labels, version=version, tensor=tensor, bin=bin_name).inc(count)
+
+    def predictions(self, rows: int, outcome: str) -> None:
+        """Count sampled rows that were logged or dropped."""
+        self._predictions.labels(**self._labels, outcome=outcome).inc(rows)
 
     def serving(self, loaded: dict[str, tuple[str, bool]]) -> None:
         """Say which versions are loaded, name -> (provider, whether it is the current one), and forget all others."""

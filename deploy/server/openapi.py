@@ -159,4 +159,4 @@ def _rows(signature: Signature) -> dict[str, Any]:
 
     names = [tensor.name for tensor in signature.inputs]
     columns = {"type": "object", "required": names, "properties": {t.name: column(t) for t in signature.inputs}}
-    return {"type": "object", "required": ["columns"], "properties": {"columns": columns}}
+    return {"type": "object", "required": ["columns"], "properties": {"id": _TEXT, "columns": columns}}

@@ -19,6 +19,7 @@ from deploy.server.lineup import Lineup
 from deploy.server.log import Lines, say, shown
 from deploy.server.metrics import Metrics
 from deploy.server.pages import pages
+from deploy.server.predictions import PredictionLog
 from deploy.server.settings import Settings
 from deploy.server.sources import Source
 from deploy.server.tokens import Tokens
@@ -56,9 +57,11 @@ def _run(
     started: float,
 ) -> None:
     drift = Drift(metrics)
+    kept = settings.predictions
+    predictions = None if kept is None else PredictionLog(kept, settings.serving.name, metrics)
     release = _release()
     app = pages(settings.serving.name, release, lineup, metrics, drift, lambda: server.should_exit)
-    door = Door(app, lineup, settings, tokens, metrics, drift)
+    door = Door(app, lineup, settings, tokens, metrics, drift, predictions)
     config = uvicorn.Config(
         door, http="httptools", ws="none", lifespan="off", log_config=None, access_log=False, server_header=False,
         proxy_headers=False, timeout_graceful_shutdown=int(settings.limits.seconds + _GRACE),
@@ -76,6 +79,8 @@ def _run(
         signal.signal(number, lambda *_: None)
     with asyncio.Runner(loop_factory=config.get_loop_factory()) as runner:
         runner.run(both())
+    if predictions is not None:
+        predictions.close()
 
 
 class _Server(uvicorn.Server):

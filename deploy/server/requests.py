@@ -68,13 +68,17 @@ def infer(body: bytes, json_length: int | None, signature: Signature, limits: Li
 def columns(body: bytes, signature: Signature, limits: Limits) -> Request:
     """Parse ``{"columns": {name: [value, ...], ...}}``; values are as :meth:`deploy.signature.Signature.tensors` takes
     them: numbers, texts, booleans, moments in ISO 8601, ``null`` for missing. Columns of other names are ignored.
+    An ``id``, a text, may stand beside them.
 
     Raises:
         Refusal: 400 naming everything that is wrong, 413 for too many rows.
     """
-    given = _object(body, _COLUMNS).get("columns")
+    raw = _object(body, _COLUMNS)
+    name, given = raw.get("id"), raw.get("columns")
     if not isinstance(given, dict) or not all(isinstance(values, list) for values in given.values()):
         raise bad_request(_COLUMNS, "`columns` is absent, or no object of lists", _takes(signature))
+    if not (name is None or isinstance(name, str)):
+        raise bad_request(_COLUMNS, "an `id` that is no text")
     longest = max(map(len, given.values()), default=0)
     if longest > limits.rows:
         raise _too_many(longest, limits)
@@ -84,7 +88,7 @@ def columns(body: bytes, signature: Signature, limits: Limits) -> Request:
         raise bad_request(error.rule, error.found, error.way_out) from None
     problems = [f"{name}: no axis may be empty" for name, array in tensors.items() if 0 in array.shape[1:]]
     _raise_all(problems, signature)
-    return Request(None, tensors, longest, dict.fromkeys((tensor.name for tensor in signature.outputs), False))
+    return Request(name, tensors, longest, dict.fromkeys((tensor.name for tensor in signature.outputs), False))
 
 
 def _cut(body: bytes, json_length: int | None) -> tuple[bytes | memoryview, memoryview]:

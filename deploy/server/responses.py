@@ -27,7 +27,7 @@ def infer(
         datatypes: of the outputs.
         head: ``model_name`` and ``model_version``.
     """
-    message = head if request.id is None else head | {"id": request.id}
+    message = _named(head, request)
     entries, binary = [], []
     for name, array in outputs.items():
         entry: dict[str, Any] = {"name": name, "datatype": datatypes[name], "shape": array.shape}
@@ -45,13 +45,17 @@ def infer(
     return b"".join((body, *binary)), [_BINARY, length]
 
 
-def columns(outputs: dict[str, np.ndarray], head: dict[str, Any]) -> tuple[bytes, Headers]:
+def columns(request: Request, outputs: dict[str, np.ndarray], head: dict[str, Any]) -> tuple[bytes, Headers]:
     """Body and headers of ``{"columns": {output: [value, ...]}}``; a row of several values is a list."""
     plain = {name: array[:, 0] if array.shape[1:] == (1,) else array for name, array in outputs.items()}
     given = {
         name: array.tolist() if array.dtype.hasobject else np.ascontiguousarray(array) for name, array in plain.items()
     }
-    return dumps(head | {"columns": given}), [JSON]
+    return dumps(_named(head, request) | {"columns": given}), [JSON]
+
+
+def _named(head: dict[str, Any], request: Request) -> dict[str, Any]:
+    return head if request.id is None else head | {"id": request.id}
 
 
 def dumps(message: Any) -> bytes:

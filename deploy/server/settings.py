@@ -44,6 +44,21 @@ class Serving:
 
 
 @dataclass(frozen=True)
+class Predictions:
+    """The log of predictions: see :mod:`deploy.server.predictions`.
+
+    Attributes:
+        folder: where it lies.
+        sample: share of the rows that are logged.
+        most_bytes: of all its files together.
+    """
+
+    folder: Path
+    sample: float = 0.1
+    most_bytes: int = 1 << 30
+
+
+@dataclass(frozen=True)
 class Settings:
     """Everything beside the source of the bundles.
 
@@ -55,6 +70,7 @@ class Settings:
         workers: models that run at once.
         poll: seconds between two looks at the source, and at the token file.
         access_log: whether every request leaves a line.
+        predictions: what is kept of requests and answers; None keeps nothing.
     """
 
     serving: Serving
@@ -65,3 +81,4 @@ class Settings:
     workers: int = field(default_factory=lambda: os.cpu_count() or 1)
     poll: float = 2.0
     access_log: bool = False
+    predictions: Predictions | None = None

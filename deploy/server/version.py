@@ -10,11 +10,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import orjson
 
-from deploy import bundle, golden
+from deploy import bins, bundle, golden
 from deploy.errors import IntegrityError
 from deploy.predictor import Predictor
-from deploy.server import bins, requests, responses
-from deploy.server.bins import Count
+from deploy.server import requests, responses
 from deploy.server.refusal import Refusal, bad_request
 from deploy.server.requests import Request
 from deploy.server.settings import Limits, Serving
@@ -38,14 +37,14 @@ class Version:
         provider: of onnxruntime, what it really runs on.
         target: whose variant serves, of a bundle for several targets; else None.
         folder: where it was loaded from.
-        drift: name of an input or output -> how its values are counted in bins; empty if the bundle has no reference.
+        drift: name of an input or output -> its spreads in the bundle's reference; empty if the bundle has none.
         inline_bytes: longest body that is answered without a thread of its own.
     """
 
     def __init__(self, model: str, folder: Path, digest: str, predictor: Predictor) -> None:
         self.name, self.folder, self.digest = folder.name, folder, digest
         self.signature, self.provider, self.target = predictor.signature, predictor.provider, predictor.target
-        self.drift: dict[str, Count] = {}
+        self.drift: bins.Reference = {}
         self.inline_bytes = 0
         self._session = predictor.session
         self._device = _DEVICES.get(self.provider)
@@ -110,7 +109,7 @@ class Version:
         """Answer columns by name, which are JSON throughout."""
         request = requests.columns(body, self.signature, limits)
         outputs = self.run(request, options)
-        return Answer(*responses.columns(outputs, self._head), request, outputs)
+        return Answer(*responses.columns(request, outputs, self._head), request, outputs)
 
     def run(self, request: Request, options: onnxruntime.RunOptions | None = None) -> dict[str, np.ndarray]:
         """The wanted outputs, name -> array [rows, ...]. ``options.terminate`` set by another thread ends it."""

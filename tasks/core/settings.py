@@ -441,6 +441,42 @@ class Promote(Section):
     """Rules for production."""
 
 
+class Monitor(Section):
+    """When what a model is asked, what it answers, or how good that is, is no longer what it was made for."""
+
+    predictions: Annotated[str, Field(min_length=1)] | None = None
+    """Folder of the server's prediction logs (`assay serve --prediction-log`), relative to the params file."""
+    rows: Annotated[str, Field(min_length=1)] | None = None
+    """Instead of them: a table of recent rows (.csv or .parquet, or .npz of arrays), which is one window."""
+    labels: Annotated[str, Field(min_length=1)] | None = None
+    """Table (.csv or .parquet) of labels that came later: the target's column, and `id`, the row's name in the log."""
+    stage: Literal["staging", "prod"] = "prod"
+    """Stage of the store whose bundle rows are held against."""
+    window_hours: Above0 = 24.0
+    """Hours of prediction logs that are judged at once."""
+    min_rows: Annotated[int, Field(ge=100)] = 1000
+    """A window with fewer rows (labelled ones, for the metric) is not judged: a stability index of few is noise."""
+    min_shift: Annotated[float, Field(gt=0, lt=1)] = 0.1
+    """Least stability index (less what chance gives it) or Kolmogorov-Smirnov distance that is called drift."""
+    max_drop: Margin | None = None
+    """Loss of the metric against the bundle's own test that is called drift; null means 0.02 for metrics between 0 and
+    1, and 10% for others."""
+    significance: Annotated[float, Field(gt=0, le=0.1)] = 0.01
+    """Chance of a window without any drift in which something is called so, all columns together."""
+    ignore: tuple[str, ...] = ()
+    """Columns that move by themselves (weather, a calendar, a price): they are shown, but never called drift."""
+    in_a_row: Positive = 2
+    """Windows one after the other in which the same thing must have drifted, before a retraining is asked for."""
+    cool_down_days: Annotated[float, Field(ge=0)] = 7.0
+    """Days after one was asked for in which none is asked for again."""
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Monitor:
+        if self.predictions is not None and self.rows is not None:
+            raise ValueError("rows come from `predictions` or from `rows`: leave one of them out")
+        return self
+
+
 class Params(Section):
     """A whole params file."""
 
@@ -452,6 +488,7 @@ class Params(Section):
     verify: Verify = Verify()
     export: Export = Export()
     promote: Promote = Promote()
+    monitor: Monitor = Monitor()
 
     @model_validator(mode="after")
     def _no_circle(self) -> Params:

@@ -1,0 +1,158 @@
+"""`assay models`: every model of a repository on one page: what serves, how old it is, what was last found of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from flows.publish import report
+from tasks.core import files, pages
+from tasks.core.errors import AssayError, UsageError
+from tasks.core.settings import Params, load
+from tasks.promote import STAGES, moves
+from tasks.promote.store import find
+
+_NONE = "-"
+
+
+@dataclass(frozen=True)
+class Model:
+    """A line of the page.
+
+    Attributes:
+        params: the params file, relative to where it was looked for.
+        name: of the model; of a params file with mistakes the file's own.
+        newest: the newest finished bundle; None before the first one.
+        stages: stage -> version that serves there, and the moment since when it does.
+        verdict: word and reason of the gate's last verdict, or None.
+        monitor: word, moment and reason of the last look at recent rows, or None.
+        problem: why there is no more to say; empty if there is.
+    """
+
+    params: str
+    name: str
+    newest: str | None = None
+    stages: dict[str, tuple[str, datetime]] = field(default_factory=dict)
+    verdict: tuple[str, str] | None = None
+    monitor: tuple[str, str, str] | None = None
+    problem: str = ""
+
+
+def models(root: Path) -> list[Model]:
+    """Every model whose params file lies in a folder or below it, by name.
+
+    Such a file is called ``params.yaml`` and has a ``dvc.yaml`` beside it, or is an ``x.yaml`` beside a folder ``x``
+    with one (see :mod:`flows.pipeline`).
+
+    Raises:
+        UsageError: if there is none.
+    """
+    root = root.resolve()
+    found = sorted(_params_files(root))
+    if not found:
+        rule, way_out = "a model has a params file with its dvc.yaml", "name the folder of the repository"
+        raise UsageError(rule, f"there is none in {root}", way_out)
+    return sorted((_model(path, root) for path in found), key=lambda one: (one.name, one.params))
+
+
+def _params_files(root: Path) -> Iterator[Path]:
+    for pipeline in root.rglob("dvc.yaml"):
+        folder = pipeline.parent
+        if any(part.startswith(".") for part in folder.relative_to(root).parts):
+            continue
+        for params in (folder / "params.yaml", folder.with_name(f"{folder.name}.yaml")):
+            if params.is_file() and params.is_relative_to(root):
+                yield params
+
+
+def _model(path: Path, root: Path) -> Model:
+    shown = path.relative_to(root).as_posix()
+    try:
+        settings = load(path)
+    except AssayError as error:
+        return Model(shown, shown, problem=f"{error.rule}: {error.found}")
+    own = {"params": shown, "name": settings.base.name}
+    try:
+        artifacts = path.parent / settings.base.artifacts_dir
+        return Model(
+            **own,
+            newest=_newest(settings, path.parent),
+            stages=_stages(settings, path.parent),
+            verdict=_verdict(artifacts),
+            monitor=_monitor(artifacts),
+        )
+    except AssayError as error:
+        return Model(**own, problem=f"{error.rule}: {error.found}")
+
+
+def _newest(settings: Params, root: Path) -> str | None:
+    folders = (root / settings.base.dist_dir / settings.base.name).glob("[0-9]*-*")
+    names = [folder.name for folder in folders if folder.is_dir() and folder.name.partition("-")[0].isdigit()]
+    return max(names, key=lambda name: int(name.partition("-")[0]), default=None)
+
+
+def _stages(settings: Params, root: Path) -> dict[str, tuple[str, datetime]]:
+    state = moves.read(find(settings.promote.store, root), settings.base.name)
+    served = {stage: state.serves(stage) for stage in STAGES}
+    return {stage: (one.version, datetime.fromisoformat(one.when)) for stage, one in served.items() if one is not None}
+
+
+def _verdict(artifacts: Path) -> tuple[str, str] | None:
+    """The later one of a verdict that passed and one that did not."""
+    found = [path for passed in (True, False) if (path := report(artifacts, "verify", passed)) is not None]
+    if not found:
+        return None
+    told = files.read_json(max(found, key=lambda path: path.stat().st_mtime))
+    return told["verdict"], told["reason"]
+
+
+def _monitor(artifacts: Path) -> tuple[str, str, str] | None:
+    path = artifacts / "monitor" / "monitor.json"
+    told = files.read_json(path) if path.is_file() else None
+    return None if told is None else (told["word"], told["when"], told["reason"])
+
+
+def table(found: list[Model], now: datetime | None = None) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
+    """Headings, and a row of texts for each model."""
+    moment = now or datetime.now(UTC)
+    heads = ("model", "params", "newest bundle", *(f"at {stage}" for stage in STAGES), "last verdict", "last monitor")
+    return heads, [_row(one, moment) for one in found]
+
+
+def _row(one: Model, now: datetime) -> tuple[str, ...]:
+    if one.problem:
+        return (one.name, one.params, one.problem, *[_NONE] * (len(STAGES) + 2))
+    stages = (one.stages.get(stage) for stage in STAGES)
+    served = tuple(_NONE if at is None else f"{at[0]}, {_age(at[1], now)}" for at in stages)
+    verdict = _NONE if one.verdict is None else one.verdict[0]
+    seen = _NONE
+    if one.monitor is not None:
+        seen = f"{one.monitor[0]}, {_age(datetime.fromisoformat(one.monitor[1]), now)}"
+    return (one.name, one.params, one.newest or _NONE, *served, verdict, seen)
+
+
+def _age(since: datetime, now: datetime) -> str:
+    days = (now - since).days
+    return f"{days} day{'' if days == 1 else 's'} ago" if days > 0 else "today"
+
+
+def page(found: list[Model], now: datetime | None = None) -> str:
+    """The same as a page (HTML) that needs no network, with the reasons."""
+    moment = now or datetime.now(UTC)
+    heads, rows = table(found, moment)
+    lines: list[dict[str, Any]] = [
+        {
+            "cells": row,
+            "drift": one.monitor is not None and one.monitor[0] == "DRIFT",
+            "problem": one.problem,
+            "reasons": [
+                reason for reason in ((one.verdict or ("", ""))[1], (one.monitor or ("", "", ""))[2]) if reason
+            ],
+        }
+        for one, row in zip(found, rows, strict=True)
+    ]
+    template = pages.environment("flows").get_template("models.html.j2")
+    return template.render(heads=heads, lines=lines, when=moment.isoformat(timespec="seconds"))
