@@ -31,7 +31,7 @@ test: $(READY)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	@sh tests/os_packages.sh
-	$(BIN)/pytest
+	$(BIN)/pytest --numprocesses auto --maxprocesses 4 --dist loadfile
 
 $(READY): $(PACKAGES) pyproject.toml
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .

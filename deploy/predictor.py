@@ -12,7 +12,7 @@ from deploy import bundle
 from deploy.errors import IntegrityError, MachineError, UsageError
 from deploy.runtime import open_session, provider
 from deploy.signature import Signature
-from deploy.variants import NAME, Variants
+from deploy.variants import NAME, Variant, Variants
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -28,12 +28,14 @@ class Predictor:
         signature: what it takes and gives.
         provider: what it really runs on.
         folder: where its ``model.onnx`` lies, the bundle or a variant in it; None if it was not loaded from there.
+        target: whose variant it is; None if it comes from no bundle for several targets.
     """
 
     def __init__(self, session: onnxruntime.InferenceSession, signature: Signature, folder: Path | None = None) -> None:
         self.session = session
         self.signature = signature
         self.folder = folder
+        self.target: str | None = None
         self.provider = provider(session)
 
     @staticmethod
@@ -109,10 +111,15 @@ def _serving(folder: Path, device: str, threads: int | None, target: str | None)
     """What the bundle's rule chooses; unless it was named, one whose device does not load is passed over."""
     variants = Variants.read(folder)
     for one in variants.suited(device, target):
-        own = one.device if device == "auto" else device
         try:
-            return Predictor.open(folder / one.folder, own, threads or one.threads)
+            return _opened(folder, one, one.device if device == "auto" else device, threads)
         except (MachineError, IntegrityError):  # its hash holds: what does not load lacks its device here
             if device != "auto" or target is not None:
                 raise
-    return Predictor.open(folder / variants.first.folder, device, threads or variants.first.threads)
+    return _opened(folder, variants.first, device, threads)
+
+
+def _opened(folder: Path, one: Variant, device: str, threads: int | None) -> Predictor:
+    found = Predictor.open(folder / one.folder, device, threads or one.threads)
+    found.target = one.target
+    return found

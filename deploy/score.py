@@ -16,13 +16,17 @@ from deploy.errors import AssayError, MachineError
 from deploy.predictor import Predictor
 from deploy.rows import read_npz
 
+#: What the outputs lie beside (texts): what ran the model, and whose variant it is (empty: no bundle for several).
+PROVIDER, TARGET = "assay.provider", "assay.target"
 _FOREIGN = ("torch", "pandas", "pyarrow", "prefect", "dvc", "onnx", "tasks", "flows")
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Write every output of the model, and ``provider`` (text), to OUT.npz; return the exit code."""
+    """Write every output of the model, :data:`PROVIDER` and :data:`TARGET`, to OUT.npz; return the exit code."""
     parser = argparse.ArgumentParser(prog="python -m deploy.score", description="Score rows with an exported model.")
     parser.add_argument("folder", type=Path, help="folder with model.onnx and signature.json")
+    parser.add_argument("--bundle", action="store_true", help="it is a bundle: score what a server would serve of it")
+    parser.add_argument("--target", help="of a bundle for several targets: whose variant")
     parser.add_argument("rows", type=Path, help=".npz of named columns")
     parser.add_argument("out", type=Path, help=".npz to write")
     parser.add_argument("--device", default="auto")
@@ -30,11 +34,17 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--batch", type=int)
     options = parser.parse_args(arguments)
     try:
-        predictor = Predictor.open(options.folder, options.device, options.threads)
+        own = options.device, options.threads
+        predictor = (
+            Predictor.load(options.folder, *own, options.target)
+            if options.bundle
+            else Predictor.open(options.folder, *own)
+        )
         answers = predictor.predict(read_npz(options.rows), options.batch)
         # Texts are Python objects to onnxruntime; a file without pickle holds them as fixed-width ones.
         plain: dict[str, Any] = {k: a.astype(np.str_) if a.dtype == object else a for k, a in answers.items()}
-        np.savez(options.out, provider=np.array(predictor.provider), **plain)
+        about: dict[str, Any] = {PROVIDER: np.array(predictor.provider), TARGET: np.array(predictor.target or "")}
+        np.savez(options.out, **about, **plain)
     except AssayError as error:
         print(error, file=sys.stderr)
         return error.exit_code

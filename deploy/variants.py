@@ -105,11 +105,19 @@ class Variants:
         """
         if target is None:
             return tuple(one for one in self.order if device in ("auto", one.device)) or (self.first,)
-        named = tuple(one for one in self.order if one.target == target)
-        if not named:
-            names = ", ".join(one.target for one in self.order)
-            raise UsageError("a target is one that the bundle was made for", target, f"choose one of {names}")
-        return named
+        return (self.named(target),)
+
+    def named(self, target: str) -> Variant:
+        """A target's own.
+
+        Raises:
+            UsageError: if the target is none of them.
+        """
+        for one in self.order:
+            if one.target == target:
+                return one
+        names = ", ".join(one.target for one in self.order)
+        raise UsageError("a target is one that the bundle was made for", target, f"choose one of {names}")
 
 
 def _is_inside(folder: str) -> bool:

@@ -118,6 +118,7 @@ def serve(
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="0 is any free one.")] = 8080,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or tensorrt.")] = "auto",
+    target: Annotated[str | None, typer.Option(help="Whose variant to serve, of a bundle for several targets.")] = None,
     prediction_log: Annotated[
         Path | None, typer.Option(help="Folder that keeps bins and answers of a sample of the rows, for `monitor`.")
     ] = None,
@@ -132,6 +133,7 @@ def serve(
     name, at, stage = what.partition("@")
     given: dict[str, object] = {"--store": store, "--name": name, "--stage": stage} if at and store else {}
     given |= {"--key": key, "--token-file": token_file, "--host": host, "--port": port, "--device": device}
+    given |= {"--target": target}
     given |= {"--prediction-log": prediction_log, "--prediction-sample": prediction_sample}
     options = [f"{option}={value}" for option, value in given.items() if value is not None]
     raise typer.Exit(main([*([] if at and store else [what]), *options, *(["--unsigned"] if unsigned else [])]))

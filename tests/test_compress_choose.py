@@ -43,6 +43,11 @@ CASES: dict[str, tuple[list[Candidate], str, str]] = {
     "no time": ([made("int8", times=laps(NAN, NAN))], "fp32", "slower"),
     "never raced": ([made("int8", times={})], "fp32", "not raced"),
     "does not run": ([Candidate("int8", 0.8, 1, laps(), 1.0, "ended by SIGSEGV")], "fp32", "^ended by SIGSEGV$"),
+    "as good, and not shown to be": (
+        [Candidate("int8", 0.8, 1000, laps(), 1.0, bound=0.01)], "fp32", "auc .* may get worse by up to 0.01000, more",
+    ),
+    "no bound": ([Candidate("int8", 0.8, 1000, laps(), 1.0, bound=NAN)], "fp32", "may get worse by up to nan"),
+    "shown to be as good": ([Candidate("int8", 0.7995, 1000, laps(), 1.0, bound=LIMIT)], "int8", "best"),
     "the best of several": ([made("b"), made("a", size=900), made("c", 0.5, 10)], "a", "best"),
     "equals go by quality": ([made("a"), made("b", 0.8001)], "b", "best"),
     "equals go by name": ([made("b"), made("a")], "a", "best"),

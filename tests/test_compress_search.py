@@ -260,18 +260,23 @@ def bisect(drops: list[float], seconds: float = 300.0) -> list[str]:
 @pytest.mark.parametrize(
     ("limits", "first"), [({}, "middle"), ({"max_size_kib": 100.0}, "large"), ({"min_speedup": 1.0}, "large")]
 )
-def test_under_a_limit_the_most_capable_shape_that_can_be_taught_leads(limits: dict[str, float], first: str) -> None:
+def test_under_a_limit_the_most_capable_shape_is_looked_at_first_and_what_learnt_most_leads(
+    limits: dict[str, float], first: str
+) -> None:
     passes = {"tiny": 90, "small": 70, "middle": 50, "large": 20, "huge": 3}
     family: Any = SimpleNamespace(clock=SimpleNamespace(left=60.0), passes=lambda shape, seconds: passes[shape.name])
     ladder = [
         search.Screened(SimpleNamespace(name=name), 1, 1.0, capacity, 1.0)  # type: ignore[arg-type]
         for capacity, name in enumerate(passes, 1)
     ]
-    within = search.Search(None, None, None, (1,), 0.01, **limits)  # type: ignore[arg-type]
+    shop: Any = SimpleNamespace(
+        built={"fp32": Built("fp32", "", "", score=0.9)}, problem=SimpleNamespace(metric=find("accuracy", "multiclass"))
+    )
+    within = search.Search(shop, None, None, (1,), 0.01, **limits)  # type: ignore[arg-type]
     turns = within._in_turn(family, ladder)
     assert next(one.shape.name for one in turns) == first
-    lead = within._lead(family, ladder[:1])
-    assert (lead is None) is (not limits), "what the short recoveries left over leads in its turn"
+    lead = within._lead(family, list(zip(ladder, [0.5, 0.7, 0.6, 0.4, 0.8], strict=True)))
+    assert (lead and lead.shape.name) == ("small" if limits else None), "huge learnt most, but there is no time for it"
     assert sorted(one.shape.name for one in turns) == sorted(passes)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import shutil
+import sys
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -18,7 +19,8 @@ import pyarrow.parquet as pq
 import pytest
 from promote_world import APPROVER, AUTHOR, NAME, bundle_of
 
-from tasks.core import files, manifest
+from deploy import bundle
+from tasks.core import files, manifest, uses
 from tasks.core.errors import IntegrityError, MachineError, UsageError
 from tasks.core.settings import Approval as Rules
 from tasks.core.settings import Promote
@@ -27,7 +29,7 @@ from tasks.promote.approval import Approval
 from tasks.promote.audit import Entry, Log
 from tasks.promote.evidence import Evidence
 from tasks.promote.moves import State
-from tasks.promote.words import Said
+from tasks.promote.words import Gate, Said, answer
 
 
 @pytest.fixture(scope="module")
@@ -144,9 +146,12 @@ def test_floors(evidence: Evidence) -> None:
 def test_floors_of_slices(evidence: Evidence) -> None:
     assert quality.ask(evidence, "binary", {}, 0.5).word == "INCONCLUSIVE"
     check = {"kind": "slice", "name": "carrier AA", "shipped": 0.7, "verdict": "ACCEPT"}
-    untested = check | {"name": "not tested", "shipped": None}
+    small = "1 with fewer than 50 rows, or of a class without any: auc where carrier is DL"
+    untested = check | {"name": "not tested", "shipped": None, "note": small}
     sliced = verdict(evidence, checks=[check, untested])
-    assert quality.ask(sliced, "binary", {}, 0.6).word == "PASS"
+    said = quality.ask(sliced, "binary", {}, 0.6)
+    assert (said.word, said.reason.endswith(f"those that were not tested: {small}")) == ("PASS", True)
+    assert small not in quality.ask(sliced, "binary", {}, None).reason
     said = quality.ask(sliced, "binary", {}, 0.71)
     assert (said.word, said.reason) == ("FAIL", "carrier AA is 0.7, the floor of slices is 0.71")
 
@@ -166,7 +171,7 @@ def test_a_verdict_that_is_none_of_this_file_is_refused(evidence: Evidence) -> N
 
 # Gate `champion`.
 
-RULES = champion.Rules(margin=0.02, confidence=0.95, resamples=500, seed=1, device="cpu")
+RULES = champion.Rules(margin=0.02, confidence=0.95, resamples=500, seed=1, target=None)
 
 
 def against(challenger: Evidence, rules: champion.Rules, folder: Path, **changes: Any) -> Said:
@@ -205,6 +210,7 @@ def test_a_challenger_that_is_worse_is_refused(evidence: Evidence, promotable: P
     model.graph.initializer.append(one)
     model.graph.node.append(onnx.helper.make_node("Sub", ["one_", f"{output}_right"], [output]))
     onnx.save(model, worse / "model.onnx")
+    bundle.write_manifest(worse)
     challenger = dataclasses.replace(evidence, folder=worse, digest="e" * 64)
     said = champion.ask(challenger, evidence, promotable / "artifacts" / "validate", RULES)
     assert said.word == "FAIL"
@@ -213,13 +219,28 @@ def test_a_challenger_that_is_worse_is_refused(evidence: Evidence, promotable: P
     assert said.figures["shipped"] < 0.4
 
 
+def test_fresh_rows_that_have_judged_often_are_no_longer_fresh(evidence: Evidence, promotable: Path) -> None:
+    validated = promotable / "artifacts" / "validate"
+    (promotable / "artifacts" / uses.LEDGER).unlink(missing_ok=True)
+    rules = dataclasses.replace(RULES, margin=0.2, resamples=200, warn_after=1, refuse_after=2)
+    found = [
+        champion.ask(dataclasses.replace(evidence, digest=name * 64), evidence, validated, rules) for name in "eefd"
+    ]
+    assert [(said.word, said.figures["uses"]) for said in found] == [
+        ("PASS", 1), ("PASS", 1), ("PASS", 2), ("INCONCLUSIVE", 3)
+    ]  # fmt: skip
+    assert found[1].reason.endswith("; judgement 1 on this set of fresh rows")
+    assert "plan another set of fresh rows" in found[2].reason
+    assert "used for 3 judgements, 2 are allowed: wait for newer ones" in found[3].reason
+
+
 def test_fresh_rows_are_answered_as_the_gate_verify_had_them_answered(evidence: Evidence, _promotable: Path) -> None:
     """Rows reach the bundle by its signature alone, without the workload's encoder: same rows, same answers."""
     artifacts = _promotable / "artifacts"
     rows = pq.read_table(artifacts / "validate" / "test.parquet")
     facts = manifest.read(artifacts / "validate").facts
     columns = champion._columns(rows, evidence, facts)
-    answers = champion.score(evidence.folder, columns, "cpu").answers.ravel()
+    answers = champion.score_served(evidence.folder, columns, None).answers.ravel()
     verified = pq.read_table(artifacts / "verify" / "predictions.parquet")
     np.testing.assert_allclose(answers, verified["shipped"].to_numpy(), atol=1e-6)
     np.testing.assert_array_equal(champion._labels(rows, facts), verified["label"].to_numpy())
@@ -338,6 +359,13 @@ def test_an_audit_without_a_network_is_no_audit(monkeypatch: pytest.MonkeyPatch)
         monkeypatch.setenv(name, "http://127.0.0.1:9")
     with pytest.raises(MachineError, match="--audit-report"):
         supply.run({"torch": "2.13.0"})
+
+
+def test_licences_without_the_extra_are_inconclusive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    supply._spdx.cache_clear()
+    monkeypatch.setitem(sys.modules, "license_expression", None)
+    said = answer(Gate("supply", lambda: supply.ask(BILL, Promote(), report(tmp_path))))
+    assert (said.word, 'pip install ".[audit]"' in said.reason) == ("INCONCLUSIVE", True), said
 
 
 @pytest.mark.parametrize(

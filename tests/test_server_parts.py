@@ -11,18 +11,20 @@ import time
 import tomllib
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import tritonclient.http as triton
+from graph_world import model, node
+from onnx import TensorProto
 from ruamel.yaml import YAML
-from serving_world import KINDS, ROOT, echo, in_thread, publish, settings_of, slow
+from serving_world import KINDS, ROOT, echo, in_thread, publish, settings_of, slow, write_model
 from tritonclient.utils import triton_to_np_dtype
 
-from deploy import bins, signing
+from deploy import bins, golden, signing
 from deploy.bundle import MANIFEST
 from deploy.errors import IntegrityError, UsageError
 from deploy.runtime import open_session
@@ -34,7 +36,11 @@ from deploy.server.metrics import Metrics
 from deploy.server.settings import Limits, Serving
 from deploy.server.version import Version, run_bound
 from deploy.signature import Signature, Tensor
+from deploy.variants import Variant
+from tasks.export import golden as export_golden
 from tasks.export.drift import reference
+from tasks.promote import serving
+from tasks.promote.server import Server
 
 VALUES: dict[str, list[Any]] = {
     "BOOL": [True, False, False, True], "UINT8": [0, 255, 1, 2], "INT8": [-128, 127, 0, 1],
@@ -395,3 +401,27 @@ def test_triton_s_repository_has_its_layout(tiny: Path, tmp_path: Path) -> None:
     made = {path.relative_to(tmp_path / "repository").as_posix() for path in (tmp_path / "repository").rglob("*.*")}
     assert made == {"tiny/config.pbtxt", "tiny/7/model.onnx"}
     assert (tmp_path / "repository/tiny/7/model.onnx").read_bytes() == (folder / "model.onnx").read_bytes()
+
+
+def test_an_infinite_golden_answer_is_the_null_that_a_server_says(tmp_path: Path) -> None:
+    """A second output without bound, from `export` through a server to the gate of promotions."""
+    row = {"x": (TensorProto.FLOAT, ["N", 2])}
+    answers = {name: (TensorProto.FLOAT, ["N", 2]) for name in ("same", "beyond")}
+    nodes = [node("Identity", "x", "same"), node("Div", "x zero", "beyond")]
+    made = model(nodes, row, answers, {"zero": np.zeros(1, np.float32)})
+    outputs = tuple(Tensor(name, "FP32", (-1, 2)) for name in answers)
+    folder = write_model(tmp_path / "beyond", made, (Tensor("x", "FP32", (-1, 2)),), outputs)
+    export_golden.write(folder, Variant("cpu", ".", "x", "cpu", 1), {"x": np.array([[1.0, -2.0]] * 3, np.float32)}, 2)
+
+    def said(change: Callable[[list[float | None]], None] = lambda _: None) -> list[str]:
+        path = folder / "golden" / "typical.response.json"
+        told = json.loads(path.read_text())
+        change(told["outputs"][1]["data"])
+        path.write_text(json.dumps(told))
+        return list(serving._golden(asked, golden.read(folder)))
+
+    with in_thread(folder, settings_of("beyond")) as (address, _):
+        asked = Server("beyond", "CPUExecutionProvider", None, 0.0, "127.0.0.1", int(address.rpartition(":")[2]))
+        assert said() == []
+        assert "output beyond: off by" in said(lambda data: data.__setitem__(0, 1.0))[0], "infinite, and should not be"
+    assert golden.read(folder)[2].answers["beyond"].expected[0, 1] == -golden.GREATEST

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shutil
+import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import worlds
@@ -28,8 +32,10 @@ from tasks.compress.workshop import Built, Workshop
 from tasks.core import files, manifest, scoring
 from tasks.core.errors import NotProven, SettingsError
 from tasks.core.original import load_encoder
-from tasks.core.settings import parse
+from tasks.core.settings import Latency, parse
 from tasks.core.stage import StageSettings, run_stage
+from tasks.promote import champion, serving
+from tasks.promote.evidence import Evidence
 
 #: By size, int4 is the choice of ``cpu``; ``edge`` refuses it, and so chooses int8.
 TWO: dict[str, Any] = {"targets": ["cpu", "edge"], "methods": ["int8", "int4_weights"], "pick": "smallest"}
@@ -159,6 +165,24 @@ def test_what_did_not_run_on_the_first_device_is_looked_at_again_on_another(worl
     entered = contest._entry(broken, "cpu", shop, params.compress)
     assert entered.problem.startswith("it does not run: a model file must load")
     assert np.isnan(entered.score)
+
+
+def test_without_a_limit_the_loss_must_be_shown_to_keep_to_the_margin_where_rows_can_show_it(world: Path) -> None:
+    inputs = {stage: world / "artifacts" / stage for stage in ("validate", "tune")}
+    params = worlds.write_params(world, {"compress": {"max_metric_drop": None}})
+    few = Problem.read(StageSettings(params.base, params.compress, world), inputs, 1)
+    assert few.bound(few.original) is None
+    many = replace(few, validation=pa.concat_tables([few.validation] * 20))
+    assert (few.must_show, many.must_show) == (False, True)
+    assert few.most == many.most / 2
+    twin, noisy = many.original, np.random.default_rng(0).permutation(many.original)
+    bounds = [many.bound(answers) for answers in (twin, noisy)]
+    assert bounds[0] <= many.most < bounds[1]
+    grouped = replace(many, validation=many.validation.append_column("of", pa.nulls(len(twin), pa.int8())), group="of")
+    assert not grouped.must_show, "rows of a single group show nothing"
+    given = worlds.write_params(world, {"compress": {"max_metric_drop": 0.5}})
+    read = Problem.read(StageSettings(given.base, given.compress, world), inputs, 1)
+    assert (replace(read, validation=many.validation).must_show, read.most) == (False, 0.5)
 
 
 def test_a_target_that_no_candidate_suits_is_named_and_nothing_is_shipped(world: Path) -> None:
@@ -428,3 +452,26 @@ def test_the_command_line_takes_a_target(
 
     assert len(predicted()) == 3
     assert predicted() == predicted("--target", "cpu") != predicted("--target", "edge")
+
+
+# Promotion.
+
+
+def test_the_gates_of_a_promotion_ask_the_variant_that_is_served(two: Path, tmp_path: Path) -> None:
+    folder = bundle_of(two)
+    serve = [sys.executable, "-P", "-m", "deploy.server", str(folder), "--host", "127.0.0.1", "--port", "0"]
+    said = serving.ask([*serve, "--unsigned", "--target", "edge"], folder, Latency(p99_ms=2e3, requests=100))
+    assert (said.word, said.figures["target"]) == ("PASS", "edge"), said.reason
+    assert "the variant edge: " in said.reason
+
+    validated = shutil.copytree(two / "artifacts" / "validate", tmp_path / "validate")
+    bundled = Evidence.read(folder)
+    for target, served in (("edge", "edge"), (None, "cpu")):
+        rules = champion.Rules(0.2, 0.95, 200, 1, target)
+        said = champion.ask(dataclasses.replace(bundled, digest="e" * 64), bundled, validated, rules)
+        assert said.reason.startswith(f"variant {served} against variant {served} of {folder.name} on 100 fresh rows")
+        assert said.figures["targets"] == {"champion": served, "challenger": served}
+    verified = pq.read_table(two / "artifacts" / "verify" / "predictions.parquet")["shipped_edge"].to_numpy()
+    rows, facts = pq.read_table(validated / "test.parquet"), manifest.read(validated).facts
+    answers = scoring.score_served(folder, champion._columns(rows, bundled, facts), "edge").answers
+    np.testing.assert_allclose(answers[:, 0], verified, atol=1e-6)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -16,7 +17,7 @@ import pytest
 import worlds
 from fault_world import Change, answer, rewrite, table
 
-from tasks.core import files, manifest, scoring
+from tasks.core import files, manifest, scoring, uses
 from tasks.core.errors import IntegrityError, MachineError, NotProven
 from tasks.core.metrics import auc
 from tasks.core.original import load_encoder
@@ -210,3 +211,42 @@ def test_what_the_machine_refuses_the_scoring_process_is_a_machine_error(
 def test_no_rows_are_scored_without_a_crash(given: Any) -> None:
     folder, encoder, rows = given
     assert scoring.score_exported(folder, encoder, rows.slice(0, 0), "cpu").answers.shape == (0, 1)
+
+
+def test_what_differs_from_run_to_run_is_no_part_of_an_accept(world: Path) -> None:
+    limits = {"min_speedup": 0.001, "max_p99_ms": 1e5, "max_memory_mib": 1e6, "max_size_kib": 1e5}
+    settings = worlds.write_params(world, {"compress": limits})
+    artifacts = world / "artifacts"
+    run_stage("compress", settings, world)
+    run_stage("verify", settings, world)
+    before = manifest.identity(artifacts / "verify")
+    lines = {line["name"]: line for line in verdict(artifacts / "verify")["checks"] if line["kind"] == "budget"}
+    assert [line["verdict"] for line in lines.values()] == ["ACCEPT"] * 5
+    assert lines["peak of memory in MiB"]["shipped"] is None
+    assert "within 1e+06; the figures are in the run record" in lines["peak of memory in MiB"]["reason"]
+    assert lines["size in KiB"]["shipped"] > 1
+
+    # Another time of day, and one judgement more on that test set, of which nothing is known any more.
+    candidates = files.read_json(artifacts / "runs" / "candidates.json")
+    for one in candidates:
+        one["peak_mib"] *= 3
+        for lap in one["latency"].values():
+            lap["p99_ms"] *= 3
+            lap["ratio_high"] *= 1.1
+    files.write_json(artifacts / "runs" / "candidates.json", candidates)
+    (artifacts / uses.LEDGER).unlink()
+    (artifacts / "runs" / "verify.json").unlink()
+    shutil.rmtree(artifacts / "verify")
+    shutil.rmtree(world / "dist")
+    run_stage("verify", worlds.write_params(world, {"compress": limits, "verify": {"resamples": 3001}}), world)
+    run_stage("verify", settings, world)
+    assert manifest.identity(artifacts / "verify") == before
+
+    measured = files.read_json(artifacts / "runs" / "verify.json")["measured"]
+    (memory,) = (line for line in measured["checks"] if line["name"] == "peak of memory in MiB")
+    (used,) = (line for line in measured["checks"] if line["kind"] == "use")
+    assert memory["shipped"] == next(one["peak_mib"] for one in candidates if one["chosen"])
+    assert list(measured["test"]["judgements"].values()) == [used["n"]] == [2]
+    page = (artifacts / "runs" / "verify.html").read_text()
+    assert "judgement 2 on this test set" in page
+    assert "judgement" not in (artifacts / "verify" / "report.html").read_text()

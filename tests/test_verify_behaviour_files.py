@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -23,6 +23,7 @@ from tasks.core.measured import Measured
 from tasks.core.metrics import find
 from tasks.verify.behaviour import explanation, robustness, sample
 from tasks.verify.case import Case, Scorer
+from tasks.verify.stored import Column
 
 Columns = Mapping[str, np.ndarray]
 INT64_MISSING = np.iinfo(np.int64).min
@@ -421,6 +422,22 @@ class TestExplanation:
         assert not broken([line])
         assert line.shipped is not None
         assert line.shipped > 0.9
+
+    def test_lists_are_as_long_as_the_longest_of_the_rows_that_are_explained(self) -> None:
+        lengths = np.arange(300) % 7 + 1
+        history = np.where(np.arange(7) < lengths[:, None], 1 + np.arange(7), 0)
+        history[:, 0] = np.random.default_rng(0).integers(1, 50, 300)
+
+        def taken(rows: np.ndarray) -> dict[str, np.ndarray]:
+            return {"history": history[rows][:, : lengths[rows].max()]}
+
+        column: Any = Column(SimpleNamespace(taken=taken), "history", (300, 1), history.dtype)  # type: ignore[arg-type]
+        given = pair(
+            "regression", {"history": history}, history[:, 0] * 1.0, *[lambda c: c["history"][:, :1] * 1.0] * 2
+        )
+        (line,), found = explanation.measure(replace(given, columns={"history": column}))
+        assert line.loss == pytest.approx(0)
+        assert len(found.features) == 6
 
     def test_each_model_is_asked_twice_for_rows_of_the_same_datatypes(self) -> None:
         given = explained("binary", TWIN)

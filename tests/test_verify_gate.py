@@ -14,11 +14,11 @@ import worlds
 from markupsafe import escape
 from PIL import Image
 
-from tasks.core import files
+from tasks.core import files, uses
 from tasks.core.errors import NotProven, UsageError
 from tasks.core.settings import Limits, Verify
 from tasks.core.stage import run_stage
-from tasks.verify import checks, disjoint, pictures, skill, use
+from tasks.verify import checks, disjoint, pictures, skill
 from tasks.verify.behaviour import calibration, explanation, flips, privacy, robustness, scores
 
 
@@ -64,7 +64,7 @@ def test_a_test_set_that_has_judged_too_often_accepts_nothing(world: Path) -> No
     assert verify(world, refuse_after_uses=2)["verdict"] == "ACCEPT"
     assert verify(world, refuse_after_uses=2)["verdict"] == "ACCEPT", "the very same judgement does not count again"
     assert verify(world, refuse_after_uses=2, resamples=3100)["verdict"] == "INCONCLUSIVE"
-    assert len(files.read_json(world / "artifacts" / use.LEDGER)["tests"].popitem()[1]) >= 3
+    assert len(files.read_json(world / "artifacts" / uses.LEDGER)["tests"].popitem()[1]) >= 3
 
 
 def test_the_default_limits_are_those_that_the_checks_give_reasons_for() -> None:
@@ -76,7 +76,7 @@ def test_the_default_limits_are_those_that_the_checks_give_reasons_for() -> None
     assert found == reasons
     assert scores.INDEX == scores.DISTANCE
     assert limits.known == disjoint.LIMIT
-    assert (Verify().warn_after_uses, Verify().refuse_after_uses) == (use.WARN_AFTER, use.REFUSE_AFTER)
+    assert (Verify().warn_after_uses, Verify().refuse_after_uses) == (uses.WARN_AFTER, uses.REFUSE_AFTER)
 
 
 @pytest.mark.parametrize("shape", [(3, 6, 5), (3, 6, 5, 1), (3, 1, 6, 5), (3, 6, 5, 3), (3, 6, 5, 4)])

@@ -11,7 +11,7 @@ import pytest
 from scipy import optimize, stats
 
 from tasks.core.metrics import Metric, find
-from tasks.core.statistics import bootstrap, exact, planning, proportions
+from tasks.core.statistics import bootstrap, exact, greatest_loss, paired, planning, proportions
 from tasks.core.statistics.bootstrap import Jackknife, Pair, Resampled
 from tasks.core.statistics.exact import tango
 from tasks.core.statistics.proportions import Flips
@@ -208,6 +208,20 @@ def test_accuracy_on_rows_in_groups_is_not_tangos() -> None:
     assert grouped.rarest == pytest.approx(100, rel=0.2), "five rows in step are one piece of news"
     assert grouped.mcnemar is None
     assert grouped.upper - grouped.drop > 1.5 * (alone.upper - alone.drop), "five rows in step say no more than one"
+
+
+@pytest.mark.parametrize("name", ["auc", "accuracy"])
+def test_the_bound_that_many_candidates_can_pay_is_near_that_of_the_gate(name: str) -> None:
+    metric = find(name, "binary")
+    labels, original, shipped = scored(3000, 0.1, 0.02)
+    if name == "accuracy":
+        original, shipped = (1 / (1 + np.exp(-each)) for each in (original, shipped))
+    gate = paired(metric, labels, original, shipped, None, 0.95, 1000, 0)
+    bound = greatest_loss(metric, labels, original, shipped, None, 0.95, 0)
+    assert bound - gate.drop == pytest.approx(gate.upper - gate.drop, rel=0.1)
+    groups = np.arange(3000) // 50
+    assert greatest_loss(metric, labels, original, shipped, groups, 0.95, 0) > gate.drop
+    assert math.isnan(greatest_loss(AUC, labels, original, shipped, np.zeros(3000), 0.95, 0)), "one group has no spread"
 
 
 def test_no_rows_are_no_comparison() -> None:

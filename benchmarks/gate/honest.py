@@ -165,7 +165,8 @@ def judged(
     root = folder / f"seed-{seed}"
     for method in missing:
         settings = parse(params(workload, str(folder / source), seed, method))
-        if not root.exists():
+        if not (root / "artifacts" / "tune" / "manifest.json").is_file():
+            shutil.rmtree(root, ignore_errors=True)  # what a kill left
             root.mkdir()
             (root / "suite.yaml").write_text(_SUITE)
             for stage in ("ingest", "validate", "tune"):

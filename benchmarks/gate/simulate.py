@@ -29,7 +29,6 @@ QUANTILE = float(stats.norm.ppf(CONFIDENCE))
 _SEED = 2017
 _ACCURACIES = (0.7, 0.8, 0.9, 0.95, 0.99)
 _DISCORDANCES = (0.01, 0.02, 0.05, 0.1)
-_MANY, _EVERY = 400, 16
 
 Array = np.ndarray
 #: A generator and the true loss -> labels, answers of the original, answers of the candidate, [n] each.
@@ -110,16 +109,10 @@ def most_by_score(flips: int, n: int, margin: float) -> int:
 
 @functools.cache
 def most_lost(flips: int, n: int, margin: float) -> int:
-    """Of so many flips, the largest number of losses that the gate accepts; -1 if it accepts none.
-
-    Where flips are many, how far that is from what the score test alone accepts is found at every 16th number of them.
-    """
+    """Of so many flips, the largest number of losses that the gate accepts; -1 if it accepts none."""
     if n < planning.least_rows(margin, CONFIDENCE):
         return -1
     near = most_by_score(flips, n, margin)
-    if flips > _MANY and flips % _EVERY:
-        known = _EVERY * round(flips / _EVERY)
-        return near + most_lost(known, n, margin) - most_by_score(known, n, margin)
 
     def accepted(lost: int) -> bool:
         return exact.chance(lost, flips - lost, n, margin) <= 1 - CONFIDENCE

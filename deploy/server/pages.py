@@ -92,6 +92,7 @@ def pages(
 
     def described(version: Version) -> Model:
         facts = {"version": version.name, "digest": version.digest, "provider": version.provider}
+        facts |= {} if version.target is None else {"target": version.target}
         signature, names = version.signature, [one.name for one in lineup.loaded.both]
         return Model(model, names, _PLATFORM, _described(signature.inputs), _described(signature.outputs), facts)
 

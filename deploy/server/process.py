@@ -127,7 +127,7 @@ def _say_ready(listening: socket.socket, lineup: Lineup, settings: Settings, sta
     if settings.token_file is None:
         say("open", "warning", message="no token file: whoever reaches the address is answered")
     say("ready", url=url, model=settings.serving.name, version=current.name, before=before and before.name,
-        provider=current.provider, seconds=round(time.perf_counter() - started, 3))  # fmt: skip
+        provider=current.provider, target=current.target, seconds=round(time.perf_counter() - started, 3))  # fmt: skip
 
 
 def _release() -> str:

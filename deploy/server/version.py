@@ -35,6 +35,7 @@ class Version:
         digest: SHA-256 of its manifest, in hexadecimal.
         signature: what it takes and gives.
         provider: of onnxruntime, what it really runs on.
+        target: whose variant serves, of a bundle for several targets; else None.
         folder: where it was loaded from.
         drift: name of an input or output -> its spreads in the bundle's reference; empty if the bundle has none.
         inline_bytes: longest body that is answered without a thread of its own.
@@ -42,7 +43,7 @@ class Version:
 
     def __init__(self, model: str, folder: Path, digest: str, predictor: Predictor) -> None:
         self.name, self.folder, self.digest = folder.name, folder, digest
-        self.signature, self.provider = predictor.signature, predictor.provider
+        self.signature, self.provider, self.target = predictor.signature, predictor.provider, predictor.target
         self.drift: bins.Reference = {}
         self.inline_bytes = 0
         self._session = predictor.session

@@ -13,7 +13,6 @@ from tasks.core import devices, files, manifest, record, reports
 from tasks.core.errors import NotProven
 from tasks.core.log import log
 from tasks.core.manifest import Manifest
-from tasks.core.margins import absolute
 from tasks.core.metrics import Metric
 from tasks.core.settings import Compress
 from tasks.core.stage import StageSettings
@@ -104,9 +103,7 @@ def _search(settings: StageSettings, inputs: Mapping[str, Path]) -> Search:
     problem = Problem.read(settings, inputs, max(batch_sizes))
     folder = resume.folder(settings, "compress", inputs["tune"], _plugins(settings, inputs["tune"], problem.metric))
     shop = Workshop(problem, folder, target.device, target, threads_of(target, own))
-    reference = problem.reference
-    most = absolute(own.max_metric_drop, problem.metric, reference) / (1 if own.max_metric_drop else 2)
-    treatments = Treatments(shop, own.methods, own.sparsity, _TOLERANCE * most)
+    treatments = Treatments(shop, own.methods, own.sparsity, _TOLERANCE * problem.most)
     family = None
     wanted = set(NETWORK_METHODS) & set(own.methods) and own.budget_minutes != 0
     if wanted and isinstance(problem.model, Network) and problem.model.extra_outputs:
@@ -115,7 +112,7 @@ def _search(settings: StageSettings, inputs: Mapping[str, Path]) -> Search:
         from tasks.compress.network.family import Family
 
         family = Family(settings, inputs, problem, shop)
-    return Search(shop, treatments, family, batch_sizes, most, own.max_size_kib, own.min_speedup)
+    return Search(shop, treatments, family, batch_sizes, problem.most, own.max_size_kib, own.min_speedup)
 
 
 def _plugins(settings: StageSettings, tuned: Path, metric: Metric) -> list[object]:
@@ -202,6 +199,7 @@ def _row(built: Built, contests: Sequence[Contest]) -> dict[str, Any]:
         "network": built.origin,
         "method": built.method or "float",
         "value": _finite(candidate.score),
+        "loss_bound": None if candidate.bound is None else _finite(candidate.bound),
         "size_kib": round(candidate.bytes / 1024, 1),
         "compressed_kib": round(built.compressed_bytes / 1024, 1),
         "parameters": built.parameters,

@@ -94,7 +94,7 @@ def hold(name: str, shop: Workshop, built: Mapping[str, Built], own: Compress, m
     arguments = (models, "fp32", shop.problem.sample, batches, own.rounds, threads, target.device)
     raced = call(race, *arguments, seconds=_RACE_SECONDS)
     candidates = tuple(
-        Candidate(one.name, one.score, one.bytes, raced.laps.get(one.name, {}), one.peak_mib, one.problem)
+        Candidate(one.name, one.score, one.bytes, raced.laps.get(one.name, {}), one.peak_mib, one.problem, one.bound)
         for one in entries.values()
     )
     budget = Budget(most, own.max_slowdown, own.max_size_kib, own.max_p99_ms, own.max_memory_mib, own.min_speedup)
@@ -115,5 +115,5 @@ def _entry(one: Built, name: str, shop: Workshop, own: Compress) -> Built:
     try:
         found = call(probe, *arguments, seconds=PATIENCE)
     except (Crashed, IntegrityError) as reason:  # a number format that this device has not, for example
-        return replace(one, score=math.nan, peak_mib=math.nan, problem=f"it does not run: {reason}")
-    return replace(one, score=problem.score(found.answers), peak_mib=found.peak_mib, problem="")
+        return replace(one, score=math.nan, bound=None, peak_mib=math.nan, problem=f"it does not run: {reason}")
+    return replace(one, **shop.judged(one.name, found), problem="")

@@ -17,13 +17,22 @@ from pyarrow import compute
 
 from tasks.core import manifest, original
 from tasks.core.log import log
+from tasks.core.margins import absolute
 from tasks.core.metrics import Metric, find
+from tasks.core.settings import Margin
+from tasks.core.splitting import group_column
 from tasks.core.stage import StageSettings
+from tasks.core.statistics import greatest_loss
+from tasks.core.statistics.bootstrap import FEWEST_GROUPS
+from tasks.core.statistics.planning import least_rows
 from tasks.core.workloads.onnx_export import finish
 
 if TYPE_CHECKING:
     from deploy.signature import Signature
     from tasks.core.original import Original
+
+#: Of the bound that candidates are judged by: what `verify` asks for unless params say otherwise.
+_CONFIDENCE = 0.95
 
 
 @dataclass(frozen=True)
@@ -38,6 +47,9 @@ class Problem:
         validation: rows that candidates are judged on.
         metadata: texts for every file.
         most_rows: rows of the largest batch that is raced.
+        limit: of the loss on validation, as params give it; None if they give none.
+        group: column of validation rows that belong together; None where each stands alone.
+        seed: of what is drawn at random.
     """
 
     model: Original
@@ -47,6 +59,9 @@ class Problem:
     validation: pa.Table
     metadata: Mapping[str, str]
     most_rows: int
+    limit: Margin | None = None
+    group: str | None = None
+    seed: int = 0
 
     @staticmethod
     def read(settings: StageSettings, inputs: Mapping[str, Path], most_rows: int) -> Problem:
@@ -68,6 +83,9 @@ class Problem:
             pq.read_table(inputs["validate"] / "validation.parquet"),
             metadata,
             most_rows,
+            settings.own.max_metric_drop,
+            group_column(facts["split"]),
+            settings.base.seed,
         )
 
     @functools.cached_property
@@ -105,9 +123,52 @@ class Problem:
         return {name: np.resize(array, (self.most_rows, *array.shape[1:])) for name, array in some.items()}
 
     @functools.cached_property
+    def original(self) -> np.ndarray:
+        """The original's own answers on validation."""
+        return self.model.predict(self.validation)
+
+    @functools.cached_property
     def reference(self) -> float:
         """The original's own metric on validation."""
-        return self.score(self.model.predict(self.validation))
+        return self.score(self.original)
+
+    # How much worse a candidate may be.
+
+    @functools.cached_property
+    def groups(self) -> np.ndarray | None:
+        """Numbers of validation's groups, [n]; None where each row stands alone."""
+        if self.group is None:
+            return None
+        return np.asarray(self.validation[self.group].combine_chunks().dictionary_encode().indices)
+
+    @functools.cached_property
+    def most(self) -> float:
+        """Largest loss of the metric on validation: of its :meth:`bound` if that is asked for, else of the figure."""
+        margin = absolute(self.limit, self.metric, self.reference)
+        return margin if self.limit is not None or self.must_show else margin / 2
+
+    @functools.cached_property
+    def must_show(self) -> bool:
+        """Whether a candidate must show on validation what `verify` will ask on test: that its loss keeps to a margin.
+
+        Not where params set a limit of the figure; nor where validation is too small to show it of any candidate.
+        """
+        if self.limit is not None or not math.isfinite(self.reference):
+            return False
+        size = 1.0 if self.metric.bounded else abs(self.reference)
+        margin = absolute(None, self.metric, self.reference)
+        enough = bool(size) and self.metric.support(self.labels) >= least_rows(margin / size, _CONFIDENCE)
+        return enough and (self.groups is None or len(np.unique(self.groups)) >= FEWEST_GROUPS)
+
+    def bound(self, answers: np.ndarray) -> float | None:
+        """The one-sided 95 % bound of a candidate's loss against the original; None where it is not asked for.
+
+        Args:
+            answers: the candidate's on validation, all finite.
+        """
+        if not self.must_show:
+            return None
+        return greatest_loss(self.metric, self.labels, self.original, answers, self.groups, _CONFIDENCE, self.seed)
 
     def packaged(self, core: onnx.ModelProto, name: str) -> onnx.ModelProto:
         """A core with its preprocessing around it, as it would be shipped."""

@@ -4,13 +4,14 @@
 2. Shapes that another one beats in size, time and capacity alike are dropped; the others make a ladder.
 3. One short recovery each shows which shapes learn; a shape that a smaller and faster one outdoes is hopeless.
 4. The rest of the time is spent by bisection: the middle of the ladder is trained in full, then a smaller shape if its
-   file is in budget, else a larger one. What is left then goes to the shape that missed the budget least.
+   file is in budget, else a larger one. Under a limit of size or speed the shape that learnt most comes first. What is
+   left then goes to the shape that missed the budget least.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -266,28 +267,38 @@ class Search:
     def _in_turn(self, family: Family, ladder: Sequence[Screened]) -> list[Screened]:
         """Shapes for a short recovery; under a limit of size or speed the most capable one comes first."""
         turns = _spread(ladder, _MOST_SHORT)
-        lead = self._lead(family, ladder)
-        return turns if lead is None else [lead, *(one for one in turns if one is not lead)][:_MOST_SHORT]
+        taught = self._teachable(family, sorted(ladder, key=lambda one: -one.capacity)) if self._limited else ()
+        lead = next(iter(taught), turns[0] if turns else None)
+        return [one for one in ladder if one is lead] + [one for one in turns if one is not lead][: _MOST_SHORT - 1]
 
-    def _lead(self, family: Family, shapes: Sequence[Screened]) -> Screened | None:
-        """Under a limit of size or speed: the most capable shape that there is time to teach."""
-        if not shapes or (math.isinf(self.max_bytes) and math.isinf(self.most_time)):
-            return None
-        by_capacity = sorted(shapes, key=lambda one: one.capacity, reverse=True)
+    @property
+    def _limited(self) -> bool:
+        """Whether a limit of size or speed is set: a shape that cannot keep to it is not trained."""
+        return math.isfinite(self.max_bytes) or math.isfinite(self.most_time)
+
+    def _teachable(self, family: Family, shapes: Sequence[Screened]) -> Iterator[Screened]:
+        """Those that there is time to teach, if they lead."""
         seconds = _LEADING * family.clock.left
-        taught = (one for one in by_capacity if family.passes(one.shape, seconds) >= _ENOUGH_PASSES)
-        return next(taught, by_capacity[-1])
+        return (one for one in shapes if family.passes(one.shape, seconds) >= _ENOUGH_PASSES)
+
+    def _lead(self, family: Family, learnt: Sequence[tuple[Screened, float]]) -> Screened | None:
+        """Under a limit of size or speed: what learnt most in one pass, of the shapes that there is time to teach.
+
+        That figure says more than capacity: on Fashion-MNIST, 102 k weights (0.878 after a pass) came to lose 0.3
+        points, and 73 k that take more operations (0.845) lost 0.6.
+        """
+        if not learnt or not self._limited:
+            return None
+        loss, original = self.workshop.problem.metric.loss, self.workshop.built["fp32"].score
+        ordered = [one for one, _ in sorted(learnt, key=lambda pair: loss(original, pair[1]))]
+        return next(self._teachable(family, ordered), ordered[0])
 
     def _bisect(self, family: Family, learnt: Sequence[tuple[Screened, float]]) -> None:
-        """Full recoveries, towards the cheapest shape whose file keeps to the budget; what missed least learns on.
-
-        Under a limit of size or speed the most capable shape that there is time to teach comes first: if it does not
-        learn enough, no smaller one will.
-        """
+        """Full recoveries, towards the cheapest shape whose file keeps to the budget; what missed least learns on."""
         low, high = 0, len(learnt) - 1
         left = most = min(_FULL, len(learnt).bit_length())  # bisection needs no more
         shapes = [one for one, _ in learnt]
-        lead = self._lead(family, shapes)
+        lead = self._lead(family, learnt)
         missed: dict[str, tuple[Shape, float]] = {}
         while low <= high and left > 0 and family.clock.left > 0:
             if left == most and lead is not None:
@@ -335,6 +346,9 @@ class Search:
             return math.nan
 
     def _drop(self, candidate: Built) -> float:
+        """The loss that counts: its bound, where that must keep to the limit."""
+        if candidate.bound is not None:
+            return candidate.bound
         return self.workshop.problem.metric.loss(self.workshop.built["fp32"].score, candidate.score)
 
     def _inside(self, candidate: Built) -> bool:

@@ -13,7 +13,7 @@ import onnx
 
 from tasks.compress import describe
 from tasks.compress.isolated import Crashed, call
-from tasks.compress.probe import probe
+from tasks.compress.probe import Probe, probe
 from tasks.compress.problem import Problem
 from tasks.compress.targets import Target
 from tasks.core import files
@@ -37,6 +37,7 @@ class Built:
         network: name of the network in it.
         method: what treated the network's file.
         score: metric on validation; NaN where there is none.
+        bound: of its loss against the original there (:meth:`Problem.bound`); None where that is not asked for.
         bytes: size of the file.
         compressed_bytes: after zlib.
         parameters: values of the float network.
@@ -53,6 +54,7 @@ class Built:
     network: str
     method: str
     score: float = math.nan
+    bound: float | None = None
     bytes: int = 0
     compressed_bytes: int = 0
     parameters: int = 0
@@ -125,8 +127,15 @@ class Workshop:
             )
         except Crashed as reason:
             return Built(name, network, method, **facts, problem=f"it does not run: {reason}")
-        facts |= {"score": self.problem.score(found.answers), "peak_mib": found.peak_mib, "providers": found.providers}
+        facts |= self.judged(name, found)
         return Built(name, network, method, **facts, seconds=time.perf_counter() - started)
+
+    def judged(self, name: str, found: Probe) -> dict[str, Any]:
+        """What is known of a candidate that ran."""
+        score = self.problem.score(found.answers)
+        # The original itself loses nothing: its answers as a file are what all others are compared with.
+        bound = self.problem.bound(found.answers) if math.isfinite(score) and name != "fp32" else None
+        return {"score": score, "bound": bound, "peak_mib": found.peak_mib, "providers": found.providers}
 
     # Weights of networks that are being trained.
 

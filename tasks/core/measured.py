@@ -35,6 +35,8 @@ class Measured:
         margin: largest acceptable loss.
         problems: what is wrong, a sentence each.
         note: what else a reader should know, such as the least loss that so few rows could have shown.
+        varies: whether its figures differ from run to run, as times and counts of runs do: an ACCEPT keeps the limit
+            alone, and the run record has the figures.
     """
 
     kind: str
@@ -50,6 +52,7 @@ class Measured:
     margin: float | None = None
     problems: tuple[str, ...] = ()
     note: str = ""
+    varies: bool = False
 
 
 def proof(metric: str, comparison: Comparison, margin: float) -> Measured:

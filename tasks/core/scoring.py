@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 
 from deploy.rows import read_npz
+from deploy.score import PROVIDER, TARGET
 from deploy.signature import Signature
 from tasks.core.errors import IntegrityError, MachineError
 
@@ -24,10 +25,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Exported:
-    """Answers of an exported model (its first output, [rows, ...]), and the provider that ran it."""
+    """Answers of an exported model (its first output, [rows, ...]), what ran it, and, of a bundle, whose variant."""
 
     answers: np.ndarray
     provider: str
+    target: str | None = None
 
 
 def score_exported(folder: Path, encoder: Encoder, rows: pa.Table, device: str) -> Exported:
@@ -51,14 +53,22 @@ def score(
         MachineError: if the device or the disk refuses.
         IntegrityError: if the process fails in another way, with what it said.
     """
+    given = {"--device": device, "--batch": batch, "--threads": threads}
+    options = [word for name, value in given.items() if value is not None for word in (name, str(value))]
+    return _scored(folder, columns, options)
+
+
+def score_served(folder: Path, columns: Mapping[str, np.ndarray], target: str | None) -> Exported:
+    """:func:`score` with what a server would serve of a bundle that is started for ``target`` (None: for none)."""
+    return _scored(folder, columns, ["--bundle", *(["--target", target] if target else [])])
+
+
+def _scored(folder: Path, columns: Mapping[str, np.ndarray], options: Sequence[str]) -> Exported:
     with tempfile.TemporaryDirectory() as scratch:
         given, answers = Path(scratch) / "rows.npz", Path(scratch) / "answers.npz"
         np.savez(given, **cast("dict[str, Any]", columns))
         # -P: a deploy.py in the current folder is the user's, not ours.
-        command = [sys.executable, "-P", "-m", "deploy.score", str(folder), str(given), str(answers)]
-        command += ["--device", device]
-        for name, value in (("--batch", batch), ("--threads", threads)):
-            command += [] if value is None else [name, str(value)]
+        command = [sys.executable, "-P", "-m", "deploy.score", str(folder), str(given), str(answers), *options]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode == MachineError.exit_code:
             raise MachineError(
@@ -73,4 +83,5 @@ def score(
                 "run `dvc repro --force compress` to export it anew",
             )
         result = read_npz(answers)
-    return Exported(result[Signature.read(folder / "signature.json").outputs[0].name], str(result["provider"]))
+    first = Signature.read(folder / "signature.json").outputs[0].name
+    return Exported(result[first], str(result[PROVIDER]), str(result[TARGET]) or None)

@@ -285,8 +285,9 @@ class Compress(Section):
     budget_minutes: Annotated[float, Field(ge=0)] | None = None
     """Time for making and training smaller networks; null means twice what one training of the original takes."""
     max_metric_drop: Margin | None = None
-    """A candidate whose metric on validation gets worse by more than this is not eligible; null means half of verify's
-    own margin: 0.001 for metrics between 0 and 1, 0.5% for others."""
+    """A candidate whose metric on validation gets worse by more than this is not eligible. Null asks there what
+    `verify` asks on test: the 95 % bound of the paired loss must keep to its usual margin, 0.002 for metrics between 0
+    and 1, 1% for others; where validation has too few rows to show that, the loss itself must keep to half of it."""
     max_slowdown: Annotated[float, Field(ge=0)] = 0.1
     """A candidate shown to be slower than fp32 by more than this share, at any batch size, is not eligible."""
     max_size_kib: Annotated[float, Field(gt=0)] | None = None
@@ -416,6 +417,8 @@ class Promote(Section):
     """Newest IR version that they read."""
     latency: Latency = Latency()
     """Budget of the real server."""
+    target: str | None = None
+    """Target that servers are started for (`assay serve --target`); null leaves the choice to the bundle's own rule."""
     floors: dict[str, float] = {}  # noqa: RUF012
     """Figure of the verdict (`auc`, `recall of 1`, ...) -> least acceptable value; the largest one for an error."""
     slice_floor: float | None = None

@@ -5,6 +5,7 @@ The test is the one of the gate `verify` (:mod:`tasks.core.statistics`, :mod:`ta
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -14,12 +15,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tasks.core import files, manifest, tensors
+from tasks.core import files, manifest, tensors, uses
 from tasks.core.errors import DataRejected
 from tasks.core.margins import absolute
-from tasks.core.measured import proof
+from tasks.core.measured import Measured, proof
 from tasks.core.metrics import find
-from tasks.core.scoring import score
+from tasks.core.scoring import Exported, score_served
 from tasks.core.splitting import TimeSplit, group_column
 from tasks.core.statistics import paired
 from tasks.core.verdict import Terms, judge
@@ -35,13 +36,15 @@ _WORDS: Mapping[str, Word] = {"ACCEPT": "PASS", "INCONCLUSIVE": "INCONCLUSIVE"}
 
 @dataclass(frozen=True)
 class Rules:
-    """How two bundles are compared: see the section ``verify`` of the settings."""
+    """How two bundles are compared: see the sections ``verify`` and (``target``) ``promote`` of the settings."""
 
     margin: float | str | None
     confidence: float
     resamples: int
     seed: int
-    device: str
+    target: str | None
+    warn_after: int = uses.WARN_AFTER
+    refuse_after: int = uses.REFUSE_AFTER
 
 
 def ask(challenger: Evidence, champion: Evidence | None, validated: Path, rules: Rules) -> Said:
@@ -50,7 +53,7 @@ def ask(challenger: Evidence, champion: Evidence | None, validated: Path, rules:
     Args:
         challenger: the bundle.
         champion: what serves at the stage; None before the first release.
-        validated: output of the stage `validate`, with the fresh rows.
+        validated: output of the stage `validate`, with the fresh rows; beside it lies the ledger of their uses.
         rules: of the comparison.
     """
     if champion is None:
@@ -62,6 +65,15 @@ def ask(challenger: Evidence, champion: Evidence | None, validated: Path, rules:
     if problem := _not_fresh(challenger, champion, made, validated / FRESH):
         return Said("INCONCLUSIVE", problem, {"champion": version})
     return _compare(challenger, champion, made.facts, validated / FRESH, rules)
+
+
+def _used(challenger: Evidence, champion: Evidence, fresh: Path, rules: Rules) -> Measured:
+    """The line that says how often the fresh rows have judged; each bundle, champion and set of rules counts once."""
+    compared = hashlib.sha256(f"{champion.digest} {files.canonical_json(asdict(rules))}".encode()).hexdigest()
+    return uses.count(
+        fresh.parents[1], files.sha256(fresh), (challenger.digest, compared), rules.warn_after, rules.refuse_after,
+        rows="set of fresh rows", way_out="wait for newer ones (a later validate.split.fresh_from)",
+    )  # fmt: skip
 
 
 def _compare(challenger: Evidence, champion: Evidence, facts: Mapping[str, Any], fresh: Path, rules: Rules) -> Said:
@@ -76,20 +88,28 @@ def _compare(challenger: Evidence, champion: Evidence, facts: Mapping[str, Any],
     labels = _labels(rows, facts)
     if len(labels) == 0 or metric.support(labels) == 0:
         return Said("INCONCLUSIVE", f"{metric.name} has no value on {len(labels)} fresh rows", {"champion": version})
+    used = _used(challenger, champion, fresh, rules)
     theirs, ours = (
-        score(one.folder, _columns(rows, one, facts), rules.device).answers for one in (champion, challenger)
+        score_served(one.folder, _columns(rows, one, facts), rules.target) for one in (champion, challenger)
     )
     together = group_column(facts["split"])
     groups = None if together is None else np.asarray(rows[together].to_numpy(zero_copy_only=False))
-    found = paired(metric, labels, theirs, ours, groups, rules.confidence, rules.resamples, rules.seed)
+    found = paired(metric, labels, theirs.answers, ours.answers, groups, rules.confidence, rules.resamples, rules.seed)
     margin = absolute(rules.margin, metric, found.original)
     limits = Terms(rules.confidence, math.inf, found.rarest, metric.bounded)
-    verdict = judge([proof(metric.name, found, margin)], limits)
+    verdict = judge([proof(metric.name, found, margin), used], limits)
     word = _WORDS.get(verdict.verdict, "FAIL")
     figures = files.without_nan(asdict(found))
-    figures = figures | {"champion": version, "metric": metric.name, "margin": margin}
-    reason = f"against {version} on {found.n} fresh rows: {verdict.reason.replace('test rows', 'fresh rows')}"
-    return Said(word, reason, figures)
+    figures = figures | {"champion": version, "metric": metric.name, "margin": margin, "uses": used.n}
+    figures |= {"targets": {"champion": theirs.target, "challenger": ours.target}}
+    pair = f"{_variant(ours)}against {_variant(theirs, 'of ')}{version}"
+    said = f"{pair} on {found.n} fresh rows: {verdict.reason.replace('test rows', 'fresh rows')}; {used.note}"
+    return Said(word, said, figures)
+
+
+def _variant(one: Exported, of: str = "") -> str:
+    """Whose variant answered, in words."""
+    return "" if one.target is None else f"variant {one.target} {of}"
 
 
 def _not_fresh(challenger: Evidence, champion: Evidence, made: manifest.Manifest, fresh: Path) -> str:

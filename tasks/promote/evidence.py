@@ -47,6 +47,7 @@ class Check(_Part):
     variant: str = ""
     shipped: float | None
     verdict: str
+    note: str = ""
 
 
 class Verdict(_Part):

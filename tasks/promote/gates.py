@@ -30,8 +30,10 @@ def all_of(asked: Asked, store: Store, state: State, folder: Path, record: Recor
     def compared() -> Said:
         serves, verify = state.serves(asked.stage), asked.params.verify
         margin = verify.margin if own.margin is None else own.margin
-        device = "cpu" if base.device == "cpu" else "auto"
-        rules = champion.Rules(margin, verify.confidence, verify.resamples, base.seed, device)
+        rules = champion.Rules(
+            margin, verify.confidence, verify.resamples, base.seed, own.target,
+            verify.warn_after_uses, verify.refuse_after_uses,
+        )  # fmt: skip
         validated = asked.artifacts / "validate"
         if serves is None:
             return champion.ask(evidence(), None, validated, rules)
@@ -70,8 +72,9 @@ def bundle_gate(asked: Asked, folder: Path, record: Record, expected: str | None
 
 def server_gate(asked: Asked, folder: Path) -> Gate:
     """The real server, started and questioned."""
-    command = asked.server(folder, asked.public_key)
-    return Gate("server", lambda: serving.ask(command, folder, asked.params.promote.latency))
+    own, command = asked.params.promote, [*asked.server(folder, asked.public_key)]
+    command += [] if own.target is None else ["--target", own.target]
+    return Gate("server", lambda: serving.ask(command, folder, own.latency))
 
 
 def _task(asked: Asked) -> str:

@@ -58,12 +58,14 @@ class Server:
     Attributes:
         model: name of the model in its paths.
         provider: what runs the model.
+        target: whose variant it serves, of a bundle for several targets; else None.
         ready_seconds: from the start to ready.
         exit_code: after the block.
     """
 
     model: str
     provider: str
+    target: str | None
     ready_seconds: float
     host: str
     port: int
@@ -114,6 +116,7 @@ def started(arguments: Sequence[str], seconds: float) -> Iterator[Server]:
             server = Server(
                 str(said["model"]),
                 str(said.get("provider") or "CPUExecutionProvider"),
+                said.get("target"),
                 round(time.monotonic() - begun, 3),
                 str(address.hostname),
                 int(address.port or 80),

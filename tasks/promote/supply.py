@@ -90,7 +90,7 @@ def ask(bill: Bill, rules: Promote, supplied: Path | None) -> Said:
 
     Raises:
         UsageError: if the supplied report is none.
-        MachineError: if `pip-audit` gives no answer, as without a network.
+        MachineError: if `pip-audit` gives no answer, as without a network, or the extra `audit` is not installed.
     """
     named = {canonicalize_name(name): version for name, version in bill.versions.items()}
     wanted: dict[str, str] = {name: _public(version) for name, version in named.items() if name != _OURS}
@@ -177,9 +177,9 @@ def is_allowed(licence: str, allowed: Iterable[str]) -> bool:
         licence: an SPDX expression, or other words; of several, with semicolons between them, each must be allowed.
         allowed: SPDX licences, or the very words.
     """
-    from license_expression import ExpressionError
-
     licensing = _spdx()
+    from license_expression import ExpressionError  # there, now
+
     known = {one.casefold() for one in allowed}
 
     def holds(node: Any) -> bool:
@@ -199,8 +199,11 @@ def is_allowed(licence: str, allowed: Iterable[str]) -> bool:
 @functools.cache
 def _spdx() -> Any:
     """What parses expressions; it takes a while to make."""
-    from license_expression import get_spdx_licensing
-
+    try:
+        from license_expression import get_spdx_licensing
+    except ImportError as error:
+        rule, way_out = "licences are read with the package license-expression", 'pip install ".[audit]"'
+        raise MachineError(rule, str(error), way_out) from error
     return get_spdx_licensing()
 
 

@@ -16,15 +16,16 @@ from tasks.core.stage import StageSettings
 
 if TYPE_CHECKING:
     from tasks.core.measured import Measured
+    from tasks.core.uses import Past
     from tasks.verify.evidence import Evidence
     from tasks.verify.gate import Judged
-    from tasks.verify.use import Judgement
 
 
 def run(settings: StageSettings, inputs: Mapping[str, Path], out: Path) -> Manifest:
     """Leave ``predictions.parquet`` (row, label, original, shipped), ``verdict.json`` and ``report.html``.
 
-    ``<artifacts>/runs/verify.html`` is the same page with the times that `compress` measured, which differ by run.
+    What differs from run to run (times and memory of `compress`, uses of the test set) is no part of an ACCEPT's files:
+    ``<artifacts>/runs/verify.html`` is the same page with it, ``runs/verify.json`` has its figures.
 
     Each variant of ``compress`` is judged alike; the verdict is an ACCEPT only if it is one of each.
 
@@ -38,7 +39,7 @@ def run(settings: StageSettings, inputs: Mapping[str, Path], out: Path) -> Manif
     import pyarrow.parquet as pq
 
     from tasks.verify import evidence as gather
-    from tasks.verify import gate, report
+    from tasks.verify import gate, published, report
 
     past = _past(settings, inputs)
     reports.forget_rejected(settings.artifacts, "verify")
@@ -51,17 +52,20 @@ def run(settings: StageSettings, inputs: Mapping[str, Path], out: Path) -> Manif
         known = _known(settings, inputs)
         judged = [_judge(settings, inputs, one, known, past) for one in found]
         told = _verdict(settings, judged, _test(inputs))
-    files.write_json(out / "verdict.json", told)
     timed = report.render(settings.base.name, told, found[0].case, _raced(settings, inputs))
     log.info("verify: %s: %s", told["verdict"], told["reason"])
     if told["verdict"] != "ACCEPT":
-        files.write_text(out / "report.html", timed)  # nothing is made of it: it may differ from run to run
+        files.write_json(out / "verdict.json", told)  # nothing is made of these: they may differ from run to run
+        files.write_text(out / "report.html", timed)
         kept = reports.publish_rejected(settings.artifacts, "verify", out)
         raise NotProven(
             "the exported model must be shown to be as good as the original",
             f"{told['verdict']}: {told['reason']}",
             f"read {kept / 'report.html'}; give more test rows, a wider verify.margin, or fewer compress.methods",
         )
+    settings.measured.update(published.varying(told))
+    told = published.steady(told)
+    files.write_json(out / "verdict.json", told)
     files.write_text(out / "report.html", report.render(settings.base.name, told, found[0].case))
     record.write_page(settings.artifacts, "verify", timed)
     metrics: dict[str, float] = {}
@@ -95,13 +99,14 @@ def _test(inputs: Mapping[str, Path]) -> str:
     return manifest.read(inputs["validate"]).files["test.parquet"].sha256
 
 
-def _past(settings: StageSettings, inputs: Mapping[str, Path]) -> dict[int, Judgement]:
-    """Judgements on this test set that verdicts tell of: the last ones, and those of bundles."""
-    from tasks.verify import use
+def _past(settings: StageSettings, inputs: Mapping[str, Path]) -> Past:
+    """Judgements on this test set that other evidence tells of: the last verdicts, run records, and bundles."""
+    from tasks.core import uses
 
-    last = [settings.artifacts / folder / "verdict.json" for folder in ("verify", "rejected/verify")]
-    bundles = (settings.root / settings.base.dist_dir / settings.base.name).glob("*/verdict.json")
-    return use.seen(_test(inputs), [*last, *sorted(bundles)])
+    last = [settings.artifacts / name for name in ("verify/verdict.json", "rejected/verify/verdict.json")]
+    kept = (settings.root / settings.base.dist_dir / settings.base.name).glob("*/*.json")
+    bundled = sorted(path for path in kept if path.name in ("verdict.json", "provenance.json"))
+    return uses.seen(_test(inputs), [*last, record.record_file(settings.artifacts, "verify"), *bundled])
 
 
 def _judge(
@@ -109,14 +114,15 @@ def _judge(
     inputs: Mapping[str, Path],
     one: Evidence,
     known: Sequence[Measured],
-    past: Mapping[int, Judgement],
+    past: Past,
 ) -> _Judged:
-    from tasks.core import model_file
-    from tasks.verify import gate, use
+    from tasks.core import model_file, uses
+    from tasks.verify import gate
 
     own = settings.own
     limits = own.warn_after_uses, own.refuse_after_uses
-    used = use.count(settings.artifacts, _test(inputs), one.model_sha256, settings.hash, *limits, past)
+    used = uses.count(settings.artifacts, _test(inputs), (one.model_sha256, settings.hash), *limits, past)
+    log.info("verify: %s", used.note)
     own_lines = [used, *_budgets(settings, inputs, one)]
     if "file" in own.checks:
         own_lines += model_file.measure(one.folder, one.model_sha256, inputs["compress"] / "fp32.onnx")
@@ -152,8 +158,8 @@ def _verdict(settings: StageSettings, judged: Sequence[_Judged], test: str) -> d
 
     The word is the gravest one, of several alike the first.
     """
+    from tasks.core import uses
     from tasks.core.verdict import GRAVITY
-    from tasks.verify import use
     from tasks.verify.published import told_of
 
     told = {
@@ -166,7 +172,7 @@ def _verdict(settings: StageSettings, judged: Sequence[_Judged], test: str) -> d
     variant, worst = min(told.items(), key=lambda each: GRAVITY.index(each[1]["verdict"]))
     gathered = {key: [row for each in told.values() for row in each[key]] for key in ("lines", "checks")}
     reason = worst["reason"] if worst is first else f"{variant}: {worst['reason']}"
-    about = use.told(test, settings.hash, {one.evidence.model_sha256: one.number for one in judged})
+    about = uses.told(test, settings.hash, {one.evidence.model_sha256: one.number for one in judged})
     return first | gathered | {"verdict": worst["verdict"], "reason": reason, "test": about}
 
 

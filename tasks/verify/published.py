@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tasks.core import files
+from tasks.core import files, uses
 from tasks.core.metrics import class_recalls, find, usual
 from tasks.core.verdict import Line
 from tasks.verify.behaviour import probabilities
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 #: A table of more is not read by anybody.
 _MOST_CLASSES = 12
+#: Of a line.
+_FIGURES = ("original", "shipped", "loss", "lower", "upper")
 
 
 def told_of(variant: str, model_sha256: str, provider: str, case: Case, judged: Judged, own: Verify) -> dict[str, Any]:
@@ -48,6 +50,26 @@ def told_of(variant: str, model_sha256: str, provider: str, case: Case, judged: 
         "provider": provider,
         "model_sha256": model_sha256,
     }
+
+
+def steady(told: Mapping[str, Any]) -> dict[str, Any]:
+    """An ACCEPT without what differs from run to run: equal runs must make bundles of equal content and name.
+
+    Of a line that varies, its word and its limit stay; :func:`varying` has the rest for the run record.
+    """
+    test = {key: value for key, value in told["test"].items() if key != uses.NUMBERS}
+    return {**told, "checks": [_steady(line) if line["varies"] else line for line in told["checks"]], "test": test}
+
+
+def varying(told: Mapping[str, Any]) -> dict[str, Any]:
+    """What :func:`steady` leaves out, whole: the lines, and what :func:`tasks.core.uses.told` says of the test set."""
+    return {"checks": [line for line in told["checks"] if line["varies"]], "test": told["test"]}
+
+
+def _steady(line: Mapping[str, Any]) -> dict[str, Any]:
+    within = "" if line["margin"] is None else f" within {line['margin']:.6g}"
+    reason = f"{line['name']}:{within or ' nothing found'}; the figures are in the run record"
+    return {**line, **dict.fromkeys(_FIGURES), "n": 1, "note": "", "reason": reason}
 
 
 def _confusion(case: Case) -> dict[str, Any]:

@@ -80,11 +80,12 @@ def measure(case: Case, shortfall: float = SHORTFALL, rows: int = ROWS) -> tuple
         return [], Attributions(note="Captum is not installed: the extra `explain` adds this check")
     if case.original_file is None:
         return [], Attributions(note="the original is no file that raw rows can be given to")
-    features = _Features.of(case.columns)
+    chosen = sample(case.columns, rows, len(_Features.of(case.columns).names) + 1, case.seed)
+    columns = {name: array[chosen] for name, array in case.columns.items()}
+    features = _Features.of(columns)  # a list is as long here as the longest of these rows
     if len(features.names) < 2:
         return [], Attributions(note="the model has a single input: there is nothing to rank")
-    chosen = sample(case.columns, rows, len(features.names) + 1, case.seed)
-    explained = _Sample(case, features, chosen)
+    explained = _Sample(case, features, columns, chosen)
     sizes = [_shares(explained.attributions(FeatureAblation, one)) for one in (case.original_file, case.shipped_file)]
     agreement = correlations(*sizes)
     groups = None if case.groups is None else case.groups[chosen]
@@ -129,7 +130,7 @@ class _Features:
     of_input: dict[str, Array]
 
     @staticmethod
-    def of(columns: Mapping[str, Array | Column]) -> _Features:
+    def of(columns: Mapping[str, Array] | Mapping[str, Array | Column]) -> _Features:
         names: list[str] = []
         of_input = {}
         for name, array in columns.items():
@@ -154,9 +155,8 @@ class _Sample:
     """Rows to explain. To Captum a row is a vector of switches, one a feature: 1 leaves it, 0 replaces it; so columns
     of every type are ablated alike."""
 
-    def __init__(self, case: Case, features: _Features, chosen: Array) -> None:
-        self._task, self._features, self._rows = case.task, features, len(chosen)
-        self._columns = {name: array[chosen] for name, array in case.columns.items()}
+    def __init__(self, case: Case, features: _Features, columns: dict[str, Array], chosen: Array) -> None:
+        self._task, self._features, self._columns, self._rows = case.task, features, columns, len(chosen)
         self._instead = {name: _usual(array) for name, array in self._columns.items()}
         self._original = case.original[chosen]
 

@@ -8,6 +8,8 @@ from typing import Any
 
 from tasks.core.measured import Measured
 
+#: The limit whose figure is the same in every run; times and memory are not.
+_STEADY = "max_size_kib"
 #: Limit in the settings of `compress` -> what it is about, and the largest figure that it allows.
 _BUDGETS: Mapping[str, tuple[str, Callable[[float], float]]] = {
     "max_size_kib": ("size in KiB", float),
@@ -22,8 +24,8 @@ def measure(
 ) -> list[Measured]:
     """The limits of ``compress`` against what that stage measured.
 
-    A limit without a figure is a problem, but for ``max_slowdown``, which has a value where nobody asked for it. Its
-    line has no figures either: they differ from run to run, and a verdict must not where all is well.
+    A limit without a figure is a problem, but for ``max_slowdown``, which has a value where nobody asked for it, and
+    whose line has no figures either.
 
     Args:
         limits: settings of ``compress``: ``max_slowdown`` (share of time above the original), ``max_size_kib`` (KiB),
@@ -43,9 +45,8 @@ def measure(
             problem = f"{key} is {limit}, and {shipped} was not measured: run `dvc repro --force compress`"
             lines.append(Measured("budget", what, "nothing_found", 0, "INFEASIBLE", problems=(problem,)))
             continue
-        lines.append(
-            Measured("budget", what, "at_most", 1, "INFEASIBLE", before, after, loss=after, margin=most(limit))
-        )
+        figures: dict[str, Any] = {"original": before, "shipped": after, "loss": after, "margin": most(limit)}
+        lines.append(Measured("budget", what, "at_most", 1, "INFEASIBLE", **figures, varies=key != _STEADY))
     if limits.get("max_slowdown") is not None:
         lines.append(_slower(limits["max_slowdown"], table.get(shipped, {}).get("slowest")))
     return lines
