@@ -74,18 +74,19 @@ def _model(path: Path, root: Path) -> Model:
         settings = load(path)
     except AssayError as error:
         return Model(shown, shown, problem=f"{error.rule}: {error.found}")
-    own = {"params": shown, "name": settings.base.name}
+    name = settings.base.name
     try:
         artifacts = path.parent / settings.base.artifacts_dir
         return Model(
-            **own,
+            shown,
+            name,
             newest=_newest(settings, path.parent),
             stages=_stages(settings, path.parent),
             verdict=_verdict(artifacts),
             monitor=_monitor(artifacts),
         )
     except AssayError as error:
-        return Model(**own, problem=f"{error.rule}: {error.found}")
+        return Model(shown, name, problem=f"{error.rule}: {error.found}")
 
 
 def _newest(settings: Params, root: Path) -> str | None:

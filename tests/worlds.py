@@ -68,6 +68,7 @@ PARAMS: dict[str, Any] = {
     "verify": {"margin": 0.02, "resamples": 3000, "checks": []},
     "export": {"golden_rows": 5, "description": "A tiny world.", "data_licence": "CC0-1.0"},
     "promote": {},
+    "monitor": {},
 }
 SIZES = {"train": 1800, "validation": 500, "test": 600, "fresh": 100}
 
