@@ -13,7 +13,8 @@ What a row held cannot be read out of it: no bin of the reference has fewer rows
 that fewer rows have are one, persons are only there or missing, and lists are as long as they are. Two things are told
 as they are. The answer, since AUC and the like cannot be had from bins. And the name that the client gave its request
 (``id``), since without one no label that comes later finds its row; it is left out unless it is a short word, and a
-client that must not tell whom a row is about names it at random.
+client that must not tell whom a row is about names it at random. Whoever knows all of a row can find its
+bins, as in any list of single rows: the folder is as private as the answers.
 
 Nothing here can hold up or fail a request. A request's rows are drawn one by one, and kept in memory; a thread of its
 own bins and writes them. Where it cannot keep up, or the disk refuses, rows are dropped and counted.

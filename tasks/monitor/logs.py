@@ -7,6 +7,7 @@ is not yet in one: windows are left alone for :data:`SETTLE` after their end.
 from __future__ import annotations
 
 import json
+from array import array
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -29,11 +30,11 @@ _OF_CLASSES = ("accuracy", "macro_f1")
 
 @dataclass
 class _Rows:
-    """Rows of the champion, and how many there were of others."""
+    """Rows of the champion, packed, as they may be millions; and how many there were of others."""
 
-    times: list[str] = field(default_factory=list)
-    bins: list[list[int]] = field(default_factory=list)
-    answers: list[float] = field(default_factory=list)
+    moments: array[float] = field(default_factory=lambda: array("d"))
+    bins: array[int] = field(default_factory=lambda: array("H"))
+    answers: array[float] = field(default_factory=lambda: array("d"))
     ids: list[str | None] = field(default_factory=list)
     others: Counter[str] = field(default_factory=Counter)
     torn: int = 0
@@ -65,7 +66,7 @@ def read(
     order: list[str] = list(champion.spreads)
     for path in paths:
         _read_file(path, name, champion, order, rows)
-    if rows.others and not rows.times:
+    if rows.others and not rows.moments:
         kinds = ", ".join(f"{version} ({count} rows)" for version, count in rows.others.most_common(3))
         way_out = f"name the bundle that they are about with --bundle, or serve {champion.version}"
         raise UsageError(f"prediction logs are about {champion.version}, whose reference is used", kinds, way_out)
@@ -106,8 +107,8 @@ def _keep(told: Mapping[str, Any], champion: Champion, order: list[str], rows: _
     for place, spread in zip(places, order, strict=True):
         if not 0 <= place < len(champion.spreads[spread].bins):
             raise ValueError(f"{spread} has no bin {place}")
-    rows.times.append(told["time"])
-    rows.bins.append(places)
+    rows.moments.append(datetime.fromisoformat(told["time"]).timestamp())
+    rows.bins.extend(places)
     rows.answers.append(np.nan if told["answer"] is None else float(told["answer"]))
     rows.ids.append(told.get("id"))
 
@@ -121,12 +122,12 @@ def _windows(
     labels: Mapping[str, float] | None,
     source: str,
 ) -> Found:
-    moments = np.array([datetime.fromisoformat(time).timestamp() for time in rows.times], np.float64)
+    moments = np.array(rows.moments)
     future = moments > (now + SETTLE).timestamp()
     seconds = length.total_seconds()
     starts = np.floor(moments / seconds) * seconds
     ended = ~future & (starts + seconds <= (now - SETTLE).timestamp())
-    bins = np.array(rows.bins, np.int64).reshape(len(moments), len(order))
+    bins = np.array(rows.bins).reshape(len(moments), len(order))
     answers, notes = _answers(np.array(rows.answers), champion), _notes(rows, future)
     known, doubtful = _labels(rows.ids, labels)
     if doubtful:
