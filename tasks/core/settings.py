@@ -10,6 +10,7 @@ import contextlib
 import functools
 import json
 import operator
+from datetime import date, datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
@@ -21,7 +22,7 @@ from tasks.core import workloads
 from tasks.core.contracts import NETWORK_METHODS
 from tasks.core.errors import Mistake, UsageError
 from tasks.core.sections import Section, check, read_yaml, settings_error, unknown_key
-from tasks.core.splitting import Split
+from tasks.core.splitting import Split, TimeSplit
 
 STAGES = ("ingest", "validate", "tune", "compress", "verify", "export")
 
@@ -88,6 +89,12 @@ class Ingest(Section):
     """A CSV or Parquet file, a folder of them (see pattern), or a source card (.yaml) of a packaged example."""
     pattern: str | None = None
     """Glob inside the source folder, for example `2013-*.csv`."""
+    time_column: str | None = None
+    """Timestamp column that says when a row came, of a source that only grows: `as_of` cuts by it, and
+    `assay retrain` sets `as_of`."""
+    as_of: date | datetime | None = None
+    """Only rows before this moment are taken, so that the snapshot stays what it is while the source grows; rows
+    without a time are left out. Null takes all rows."""
     types: dict[str, Literal["bool", "int64", "float64", "string", "timestamp"]] = {}  # noqa: RUF012 (pydantic copies it)
     """Types to give to columns, instead of inferring them."""
     null_values: tuple[str, ...] = ("", "NA", "NaN", "nan", "null", "NULL")
@@ -96,6 +103,12 @@ class Ingest(Section):
     """Image files are scaled to this height and width; null asks that all have one size."""
     channels: Literal[1, 3] = 3
     """Image files are read as grey (1) or colour (3)."""
+
+    @model_validator(mode="after")
+    def _cut_by_a_column(self) -> Ingest:
+        if self.as_of is not None and self.time_column is None:
+            raise ValueError("`as_of` cuts by the column that `time_column` names: add it")
+        return self
 
 
 class Validate(Section):
@@ -457,6 +470,13 @@ class Params(Section):
             raise ValueError(
                 "tune.warm_start must not lie in base.artifacts_dir, which this run writes: copy the earlier trials.csv"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _counted_from(self) -> Params:
+        split = self.validate_.split
+        if isinstance(split, TimeSplit) and split.moves and self.ingest.as_of is None:
+            raise ValueError("the days of validate.split are counted back from ingest.as_of: set it")
         return self
 
     def section(self, stage: str) -> Any:
