@@ -16,6 +16,7 @@ from tasks.core.stage import only_one
 
 if TYPE_CHECKING:
     from flows.promotion import Wanted
+    from flows.retraining import Wanted as RetrainWanted
 
 _DRAIN_SECONDS = 10.0
 
@@ -59,6 +60,25 @@ def promote(wanted: Wanted) -> str:
                 wanted.name, wanted.version, wanted.stage, str(wanted.params), wanted.reason, wanted.force, *files_given
             )
         )
+
+
+def retrain(wanted: RetrainWanted) -> dict[str, Any]:
+    """Retrain as a flow where a Prefect server is configured, as a plain function elsewhere.
+
+    Raises:
+        AssayError: see :func:`flows.retraining.carry_out`.
+    """
+    from prefect.settings import PREFECT_API_URL
+
+    if not PREFECT_API_URL.value():
+        from flows import retraining
+
+        return retraining.plain(wanted)
+    with _prefect(wanted.params.parent):
+        from flows.retrain import retrain as flow
+
+        record: Any = flow(str(wanted.params), wanted.force, wanted.as_of, wanted.because)
+        return dict(record)
 
 
 @contextmanager

@@ -34,7 +34,7 @@ def loaded_after(code: str) -> set[str]:
 
 
 #: The rooms that no stage of the DAG runs.
-BEYOND = ("promote",)
+BEYOND = ("promote", "retrain")
 
 
 # One word, five places.

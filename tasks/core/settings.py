@@ -451,6 +451,31 @@ class Promote(Section):
     """Rules for production."""
 
 
+class Retrain(Section):
+    """When `assay retrain` trains again, what it takes for broken data, and what it may do by itself."""
+
+    max_age_days: Above0 | None = 30.0
+    """Train again when the last accepted snapshot is so many days old. Null: age is no reason."""
+    min_new_share: Above0 | None = 0.1
+    """Train again when so many rows came, relative to the last accepted snapshot. Null: volume is no reason."""
+    min_shift: Share = 0.2
+    """Train again when so large a share of a column's new values lies elsewhere than in the last accepted snapshot
+    (total variation over deciles or values; the target and what the model reads, from 1,000 new rows on)."""
+    max_shift: Share = 0.8
+    """A larger shift than this is taken for broken data, which is refused."""
+    min_volume: Share = 0.2
+    """Fewer new rows a day than this share of the usual are taken for a truncated source, which is refused."""
+    max_stale_days: Above0 | None = None
+    """A newest row that lies further before the snapshot's moment is refused. Null: never."""
+    warm_start: bool = True
+    """Begin the search with the best configurations of the last accepted one."""
+    to_staging: bool = False
+    """Also promote an accepted version to staging, through all gates. Production always is a person's decision."""
+    notify: tuple[Annotated[str, Field(pattern=r"^[a-z0-9-]+/[a-z0-9-]+$")], ...] = ()
+    """Prefect notification blocks that are told of failures, rejections and versions that wait for a promotion, as
+    `type/name`: `slack-webhook/ops`."""
+
+
 class Params(Section):
     """A whole params file."""
 
@@ -462,6 +487,7 @@ class Params(Section):
     verify: Verify = Verify()
     export: Export = Export()
     promote: Promote = Promote()
+    retrain: Retrain = Retrain()
 
     @model_validator(mode="after")
     def _no_circle(self) -> Params:
