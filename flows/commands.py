@@ -10,7 +10,7 @@ import typer
 
 def add_to(app: typer.Typer) -> None:
     """Add the commands to the console script."""
-    for command in (retrain,):
+    for command in (retrain, up, down):
         app.command()(command)
 
 
@@ -39,3 +39,27 @@ def retrain(
     if (error := error_of(record)) is not None:
         raise error
     typer.echo(told(record))
+
+
+def up(
+    params: Annotated[
+        list[Path] | None, typer.Option("--params", help="Params file of a pipeline; may be given again.")
+    ] = None,
+    port: Annotated[int, typer.Option(help="Of the server, on the loopback address.")] = 4200,
+) -> None:
+    """Start a Prefect server and a worker for this project, and register its deployments (deploy/prefect.yaml).
+
+    The server asks for a password if PREFECT_SERVER_API_AUTH_STRING is set (USER:PASSWORD).
+    """
+    from flows import services
+
+    services.up(params or [Path("params.yaml")], port, typer.echo)
+
+
+def down(
+    params: Annotated[Path, typer.Option("--params", help="Params file of a pipeline.")] = Path("params.yaml"),
+) -> None:
+    """End the server and the worker that `assay up` started, and nothing else."""
+    from flows import services
+
+    services.down(params, typer.echo)

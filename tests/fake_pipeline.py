@@ -193,7 +193,7 @@ def run(root: Path, command: str, *arguments: str, code: int = 0, **more: str) -
         capture_output=True,
         text=True,
         env=environment(root) | more,
-        timeout=120,
+        timeout=300,
     )
     assert done.returncode == code, f"{done.stdout}\n{done.stderr}"
     return done
