@@ -38,9 +38,10 @@ class Records:
         """Every record, oldest first."""
         return [files.read_json(path) for path in sorted(self.folder.glob(f"*/{_RECORD}"))]
 
-    def last_accepted(self) -> dict[str, Any] | None:
-        """The record of the last retraining that was accepted."""
-        return next((one for one in reversed(self.all()) if one["word"] == "ACCEPTED"), None)
+    def last_accepted(self, but: str | None = None) -> dict[str, Any] | None:
+        """The record of the last retraining that was accepted, that of id ``but`` left out."""
+        accepted = (one for one in reversed(self.all()) if one["word"] == "ACCEPTED" and one["id"] != but)
+        return next(accepted, None)
 
     def trials(self) -> Path | None:
         """The table of trials of the last accepted search."""
@@ -63,7 +64,7 @@ class Records:
 
     def _told(self, record: Mapping[str, Any], folder: Path) -> dict[str, Any]:
         """What the page tells: the record, what its stages left, and what changed since the last accepted run."""
-        last = self.last_accepted()
+        last = self.last_accepted(but=record["id"])
         before = {} if last is None else {**last, "metrics": _json(self.folder / last["id"] / "metrics.json") or {}}
         metrics = _json(folder / "metrics.json") or {}
         return {
@@ -105,7 +106,8 @@ def next_commands(record: Mapping[str, Any]) -> list[str]:
     if record["word"] == "ACCEPTED":
         promoted = record["staging"] is not None and not record["staging"].startswith("refused")
         to = "prod" if promoted else "staging"
-        return [f"git merge {record['branch']}", f"assay promote {name} {record['version']} --to {to}"]
+        merge = f"git merge {record['branch']} && dvc checkout"  # promotion wants the data of the version in place
+        return [merge, f"assay promote {name} {record['version']} --to {to}"]
     if record["word"] == "REJECTED":
         return ["assay retrain --force"] if record["by"] == "data" else ["assay run"]
     return ["assay retrain"] if record["word"] == "FAILED" else []

@@ -104,7 +104,7 @@ def carry_out(wanted: Wanted, conduct: Conduct[Any], run_stages: RunStages) -> d
         place = Workplace.of(home)
         if (left := place.state()) is not None and left.get("version"):
             conduct("publish", lambda: _publish(place, left))
-        state = _begin(place, wanted, as_of)
+        state = _begin(place, as_of)
         try:
             with stages_of(place):
                 return _work(place, state, wanted, conduct, run_stages)
@@ -151,7 +151,7 @@ def _alone(home: Pipeline) -> Iterator[bool]:
         lock.release()
 
 
-def _begin(place: Workplace, wanted: Wanted, as_of: datetime | None) -> dict[str, Any]:
+def _begin(place: Workplace, as_of: datetime | None) -> dict[str, Any]:
     """The workplace, taken up where a run for the same commit and moment left it, or made anew."""
     commit = git(place.top, "rev-parse", "HEAD")
     asked = {"commit": commit, "as_of": None if as_of is None else as_of.isoformat()}
@@ -167,7 +167,7 @@ def _begin(place: Workplace, wanted: Wanted, as_of: datetime | None) -> dict[str
         trials = None  # the user's own choice stands
     changes = {} if as_of is None else {("ingest", "as_of"): as_of.isoformat()}
     place.make(commit, changes, trials)
-    state = {"id": records.new_id(), "name": settings.base.name, **asked, "forced": wanted.force}
+    state = {"id": records.new_id(), "name": settings.base.name, **asked}
     place.keep(state)
     return state
 
@@ -176,6 +176,7 @@ def _work(
     place: Workplace, state: dict[str, Any], wanted: Wanted, conduct: Conduct[Any], run_stages: RunStages
 ) -> dict[str, Any]:
     pipeline = place.pipeline()
+    state["forced"] = wanted.force
     state["settings"] = _flat(pipeline.settings.model_dump(mode="json", by_alias=True))
     run_stages(pipeline, "validate")
     state["snapshot"] = conduct(
@@ -297,7 +298,7 @@ def _to_staging(place: Workplace, pipeline: Pipeline, version: str, state: dict[
     asked = promotion.Wanted(state["name"], version, "staging", pipeline.params, f"retraining: {state['id']}")
     try:
         return promotion.plain(asked)
-    except (PromotionRefused, UsageError) as error:
+    except AssayError as error:  # the version is registered all the same, and may be promoted by hand
         return f"refused: {error}"
 
 

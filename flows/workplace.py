@@ -107,9 +107,16 @@ class Workplace:
         self.checkout()
 
     def discard(self) -> None:
-        """Remove the worktree and its marker, whole or not. Nothing that was published depends on them."""
+        """Remove the worktree and its marker, whole or not. Nothing that was published depends on them.
+
+        Raises:
+            UsageError: if another folder lies in its place.
+        """
         self.marker.unlink(missing_ok=True)
         if self.folder.exists():
+            if not (self.folder / ".git").is_file() and any(self.folder.iterdir()):
+                rule = "a retraining works in a folder of its own beside the repository"
+                raise UsageError(rule, f"{self.folder} is no worktree", "move it away")
             shutil.rmtree(self.folder)
         git(self.top, "worktree", "prune")
 

@@ -19,6 +19,8 @@ def make(root: Path, days: int = 100) -> Path:
     fake_pipeline.git(root, "rm", "-q", "--cached", "rows.csv")
     with (root / ".gitignore").open("a") as file:
         file.write("rows.csv\nstore/\nkeys/\n")
+    with (root / ".dvc" / "config").open("a") as file:
+        file.write("    remote = shared\n['remote \"shared\"']\n    url = ../../remote\n")
     grow(root, days)
     fake_pipeline.commit(root)
     return root

@@ -14,6 +14,7 @@ import pytest
 import retrain_world
 from fake_pipeline import git
 
+from flows import registry
 from flows.retraining import Wanted, plain
 from tasks.core import files
 from tasks.core.errors import UsageError
@@ -40,7 +41,7 @@ def untouched(root: Path) -> bool:
 
 def left_behind(root: Path) -> list[str]:
     """Folders beside the project, and its worktrees but for itself."""
-    beside = [path.name for path in root.parent.iterdir() if path != root]
+    beside = [path.name for path in root.parent.iterdir() if path.name not in (root.name, "remote")]
     return (
         beside + git(root, "worktree", "list").splitlines()[1:] + [p.name for p in root.glob(".dvc/tmp/retrain-*.json")]
     )
@@ -78,6 +79,7 @@ def test_a_killed_run_is_taken_up_where_it_was(accepted: tuple[Path, subprocess.
     )
     assert untouched(root)
     assert not left_behind(root)
+    assert list((root.parent / "remote").rglob("*.dir"))  # what it made was pushed
 
 
 def test_what_is_accepted_is_a_branch_a_tag_and_a_bundle(
@@ -92,7 +94,7 @@ def test_what_is_accepted_is_a_branch_a_tag_and_a_bundle(
     assert text.startswith("# A comment that stays.\n")
     assert f"as_of: '{FIRST}T00:00:00+00:00'" in text
     assert "artifacts/export" in git(root, "show", f"{branch}:dvc.lock")
-    assert f"git merge {branch}" in done.stdout
+    assert f"git merge {branch} && dvc checkout" in done.stdout
     page = (Path(record["folder"]) / "report.html").read_text()
     for told in ("ACCEPTED", "the first run", branch, record["version"], "verify.trials"):
         assert told in page
@@ -102,11 +104,21 @@ def test_the_next_snapshot_is_compared_and_the_search_begins_warm(
     accepted: tuple[Path, subprocess.CompletedProcess[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     root = fake_pipeline.run_stages_of(retrain_world.copy(accepted[0], tmp_path / "project"), monkeypatch)
-    nothing = plain(Wanted(root / "params.yaml", as_of="2020-02-02"))
-    assert nothing["word"] == "NOTHING"
     with pytest.raises(UsageError, match="date or a moment"):
         plain(Wanted(root / "params.yaml", as_of="soon"))
-    again = plain(Wanted(root / "params.yaml", as_of=SECOND))
+    register = registry.register
+
+    def cut_off(*_: Any) -> str:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(registry, "register", cut_off)
+    with pytest.raises(KeyboardInterrupt):  # bundle and branch are there, tag and record are not
+        plain(Wanted(root / "params.yaml", as_of=SECOND))
+    monkeypatch.setattr(registry, "register", register)
+    nothing = plain(Wanted(root / "params.yaml", as_of="2020-03-11"))  # completes the other one first
+    again, last = records(root)[-2:]
+    assert (nothing["word"], last["word"]) == ("NOTHING", "NOTHING")
+    assert git(root, "tag").split() == ["tiny@v1.0.0", "tiny@v2.0.0"]
     assert again["word"] == "ACCEPTED"
     assert again["reason"].startswith("age: the last accepted run is 38.0 days old; volume: 123% more rows")
     assert again["version"].startswith("2-")

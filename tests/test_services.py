@@ -5,9 +5,12 @@ from __future__ import annotations
 import json
 import socket
 import subprocess
+import threading
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +18,8 @@ import fake_pipeline
 import psutil
 import pytest
 import retrain_world
+from prefect.blocks.notifications import CustomWebhookNotificationBlock
+from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, temporary_settings
 from ruamel.yaml import YAML
 
 from flows.services import DEPLOYMENTS, Services
@@ -29,9 +34,32 @@ def free_port() -> int:
         return int(listener.getsockname()[1])
 
 
-def test_up_runs_a_scheduled_retraining_and_down_leaves_nothing(tmp_path: Path) -> None:
+@pytest.fixture
+def sink() -> Iterator[tuple[str, list[Any]]]:
+    """A web hook: its address, and what it was told."""
+    heard: list[Any] = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            heard.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+            self.send_response(204)
+            self.end_headers()
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    server = HTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_port}", heard
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+def test_up_runs_a_scheduled_retraining_and_down_leaves_nothing(tmp_path: Path, sink: tuple[str, list[Any]]) -> None:
     root = retrain_world.make(tmp_path / "project")
-    (root / "params.yaml").write_text(retrain_world.PARAMS)
+    (root / "params.yaml").write_text(f"{retrain_world.PARAMS}retrain: {{notify: [custom-webhook/ops]}}\n")
     fake_pipeline.commit(root)
     port = free_port()
     more = {"PREFECT_SERVER_API_AUTH_STRING": AUTH, "PREFECT_WORKER_QUERY_SECONDS": "1"}
@@ -44,17 +72,23 @@ def test_up_runs_a_scheduled_retraining_and_down_leaves_nothing(tmp_path: Path) 
         assert len(pids) == 2
         with pytest.raises(urllib.error.HTTPError, match="401"):  # who does not know the password is told nothing
             urllib.request.urlopen(f"http://127.0.0.1:{port}/api/admin/version", timeout=10)
+        with temporary_settings({PREFECT_API_URL: f"http://127.0.0.1:{port}/api", PREFECT_API_AUTH_STRING: AUTH}):
+            hook = {"subject": "{{subject}}", "body": "{{body}}"}
+            CustomWebhookNotificationBlock(name="ops", url=sink[0], json_data=hook).save("ops")
         command = ["deployment", "run", "retrain/tiny", "--param", "as_of=2020-02-01", "--watch"]
         url = {"PREFECT_API_URL": f"http://127.0.0.1:{port}/api", "PREFECT_API_AUTH_STRING": AUTH}
         watched = fake_pipeline.run(root, "prefect", *command, **url)
         assert "Accepted" in watched.stdout or "Completed" in watched.stdout
         (path,) = (root / "artifacts/runs/retrain").glob("*/record.json")
-        assert files.read_json(path)["word"] == "ACCEPTED"
+        record = files.read_json(path)
+        assert record["word"] == "ACCEPTED"
+        (message,) = sink[1]
+        assert message["subject"] == "Assay: tiny: a version waits for its promotion"
+        assert f"next:   assay promote tiny {record['version']} --to staging" in message["body"]
     finally:
         ended = fake_pipeline.run(root, "assay", "down", **more).stdout
     assert ended.count("ended") == 2
     assert not [one for one in family if one.is_running() and one.status() != psutil.STATUS_ZOMBIE]
-    assert "nothing that `assay up` started" in fake_pipeline.run(root, "assay", "down").stdout
 
 
 def test_down_leaves_a_process_that_only_has_a_number_of_ours(tmp_path: Path) -> None:
