@@ -13,6 +13,7 @@ from typing import Annotated
 import typer
 
 from deploy.errors import AssayError, UsageError
+from flows import commands
 
 _DEBUG = "ASSAY_DEBUG"
 _NO_TELEMETRY = {
@@ -363,6 +364,9 @@ def doctor(
     from flows.doctor import examine
 
     examine(params)
+
+
+commands.add_to(app)
 
 
 def main() -> None:

@@ -52,13 +52,19 @@ _MEANING: dict[int, tuple[type[AssayError], str]] = {
 }
 
 
-def reproduce(pipeline: Pipeline, conduct: Conduct, forced: Callable[[str], bool] = lambda _: False) -> None:
+def reproduce(
+    pipeline: Pipeline,
+    conduct: Conduct,
+    forced: Callable[[str], bool] = lambda _: False,
+    until: str | None = None,
+) -> None:
     """Bring every stage of ``pipeline`` up to date, in DVC's order.
 
     Args:
         pipeline: what to run; no other pipeline of the repository is touched.
         conduct: called for every stage, unchanged ones included.
         forced: tells, when a stage's turn comes, whether it has to run even if nothing changed.
+        until: the last stage to run; None runs all.
 
     Raises:
         AssayError: the failed stage's own error, by its exit code; :class:`StageCrashed` for any other end;
@@ -85,11 +91,12 @@ def reproduce(pipeline: Pipeline, conduct: Conduct, forced: Callable[[str], bool
         return result
 
     _quieten()
-    with _dvc_errors(), files.machine_errors(pipeline.repo / ".dvc"):
+    with dvc_errors(), files.machine_errors(pipeline.repo / ".dvc"):
         forget_dead_owners(pipeline.repo)
         with Repo(str(pipeline.repo)) as repo:
             try:
-                repo.reproduce(str(pipeline.dvc_yaml), repro_fn=hook, run_env=_stage_environment())
+                target = f"{pipeline.dvc_yaml}:{until}" if until else str(pipeline.dvc_yaml)
+                repo.reproduce(target, repro_fn=hook, run_env=_stage_environment())
             except ReproductionError as error:
                 if error.__cause__ is None:
                     raise
@@ -154,7 +161,7 @@ def _crash(status: int | None) -> str:
 
 
 @contextmanager
-def _dvc_errors() -> Iterator[None]:
+def dvc_errors() -> Iterator[None]:
     """What DVC objects to is a matter of use: say its reason, and the way out where we know one."""
     from dvc.exceptions import DvcException, OutputDuplicationError, OverlappingOutputPathsError
     from dvc.lock import LockError

@@ -57,6 +57,18 @@ def is_registered(pipeline: Pipeline, name: str, bundle: str) -> bool:
             return False
 
 
+def register(pipeline: Pipeline, name: str, bundle: str, commit: str) -> str:
+    """Register the bundle's version at a commit, unless it is registered; return the version. See :func:`tag`."""
+    from gto import api
+
+    version = version_of(bundle)
+    with _told(pipeline):
+        if not is_registered(pipeline, name, bundle):
+            message = f"{pipeline.settings.base.name} {bundle}"
+            api.register(str(pipeline.repo), name, commit, version, message=message)
+    return version
+
+
 def tag(pipeline: Pipeline, name: str, bundle: str, stage: str, commit: str) -> str:
     """Register the bundle's version at a commit, unless it is registered, and give it the stage.
 
@@ -75,10 +87,8 @@ def tag(pipeline: Pipeline, name: str, bundle: str, stage: str, commit: str) -> 
     """
     from gto import api
 
-    version, repo = version_of(bundle), str(pipeline.repo)
+    version, repo = register(pipeline, name, bundle, commit), str(pipeline.repo)
     with _told(pipeline):
-        if not is_registered(pipeline, name, bundle):
-            api.register(repo, name, commit, version, message=f"{pipeline.settings.base.name} {bundle}")
         serves = api.find_versions_in_stage(repo, name, stage) or []
         if version not in {one.version for one in serves[:1]}:
             api.assign(repo, name, stage, version=version, force=True)  # it may have been there before

@@ -42,12 +42,15 @@ def run(params: str = "params.yaml", force: str | None = None, retries: int = 0)
         AssayError: the error of the stage that did not end well, or of the set-up.
     """
     try:
-        return _run_stages(prepare(Path(params)), force, retries)
+        return run_stages(prepare(Path(params)), force, retries)
     except AssayError as error:
         return failed(error)
 
 
-def _run_stages(pipeline: Pipeline, force: str | None, retries: int) -> dict[str, str]:
+def run_stages(
+    pipeline: Pipeline, force: str | None = None, retries: int = 0, until: str | None = None
+) -> dict[str, str]:
+    """Every stage as a task of the flow run that is active; see :func:`run` and :func:`flows.dvc_driver.reproduce`."""
     outcomes: dict[str, str] = {}
 
     def conduct(stage: str, done: StageDone) -> None:
@@ -66,7 +69,7 @@ def _run_stages(pipeline: Pipeline, force: str | None, retries: int) -> dict[str
     def forced(stage: str) -> bool:
         return stage == force or (stage == "export" and export_must_run(pipeline))
 
-    reproduce(pipeline, conduct, forced)
+    reproduce(pipeline, conduct, forced, until)
     return outcomes
 
 

@@ -17,6 +17,7 @@ from tasks.core.stage import only_one
 if TYPE_CHECKING:
     from flows.promotion import Wanted
     from tasks.monitor import Outcome
+    from flows.retraining import Wanted as RetrainWanted
 
 _DRAIN_SECONDS = 10.0
 
@@ -82,6 +83,25 @@ def monitor(params: Path, bundle: Path | None = None) -> Outcome:
         found: Any = flow(str(params), None if bundle is None else str(bundle))
         outcome: Outcome = found
         return outcome
+
+
+def retrain(wanted: RetrainWanted) -> dict[str, Any]:
+    """Retrain as a flow where a Prefect server is configured, as a plain function elsewhere.
+
+    Raises:
+        AssayError: see :func:`flows.retraining.carry_out`.
+    """
+    from prefect.settings import PREFECT_API_URL
+
+    if not PREFECT_API_URL.value():
+        from flows import retraining
+
+        return retraining.plain(wanted)
+    with _prefect(wanted.params.parent):
+        from flows.retrain import retrain as flow
+
+        record: Any = flow(str(wanted.params), wanted.force, wanted.as_of, wanted.because)
+        return dict(record)
 
 
 @contextmanager

@@ -52,8 +52,14 @@ def derive(template: Any, params: Path, dvc_yaml: Path, model_files: Sequence[st
     return document
 
 
+def code_of(params: Path) -> Path:
+    """The folder of the code that a pipeline watches: the clone or worktree that it lies in, else Assay's own."""
+    clones = (folder for folder in params.parents if (folder / "tasks" / "core" / "stage.py").is_file())
+    return next(clones, TEMPLATE.parent)
+
+
 def _stage(stage: dict[str, Any], params: Path, beside: bool) -> dict[str, Any]:
-    code = _relative(TEMPLATE.parent, params.parent)
+    code = _relative(code_of(params), params.parent)
 
     def from_root(dep: str) -> str:
         return dep if dep.startswith("${") else Path(code, dep).as_posix()

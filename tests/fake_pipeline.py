@@ -37,7 +37,9 @@ from tasks.core import manifest, process
 from tasks.core.log import log, log_file, logging_to
 from tasks.core.settings import load
 from tasks.core.stage import UPSTREAM
+from tasks.export.publish import last_number
 
+HOME = pathlib.Path(__file__).parents[1]  # the project, also for a stage that runs in a worktree beside it
 parser = argparse.ArgumentParser()
 parser.add_argument("stage")
 parser.add_argument("--params", type=pathlib.Path, default=pathlib.Path("params.yaml"))
@@ -51,7 +53,7 @@ artifacts = pathlib.Path(params.base.artifacts_dir)
 out = artifacts / stage
 
 def work():
-    behaviour = json.loads(pathlib.Path("behaviour.json").read_text()).get(stage, "work")
+    behaviour = json.loads((HOME / "behaviour.json").read_text()).get(stage, "work")
     log.info("%s: hello from %s", stage, pathlib.Path(sys.executable).parent)
     if behaviour.startswith("exit"):
         log.error("%s: cannot\\n  found:   nothing", stage)
@@ -65,10 +67,10 @@ def work():
     if behaviour == "sleep":
         driver = {process.DRIVER_VARIABLE: str(os.getpid())}
         child = subprocess.Popen([sys.executable, "-m", "tasks", "child"], env=os.environ | driver)
-        pathlib.Path("pids.json").write_text(json.dumps([os.getpid(), child.pid]))
+        (HOME / "pids.json").write_text(json.dumps([os.getpid(), child.pid]))
         time.sleep(600)
-    if behaviour == "crash once" and not pathlib.Path("crashed").exists():
-        pathlib.Path("crashed").touch()
+    if behaviour == "crash once" and not (HOME / "crashed").exists():
+        (HOME / "crashed").touch()
         sys.exit(1)
     before = {up: artifacts / up for up in UPSTREAM[stage]}
     rows = pathlib.Path(params.ingest.source).read_text()
@@ -82,6 +84,8 @@ def work():
 
 def fill(digest):
     (out / "content.txt").write_text(digest)
+    if stage == "ingest" and params.ingest.time_column:
+        return snapshot()
     if stage == "validate":
         (out / "report.html").write_text("<p>fine</p>")
     if stage == "tune":
@@ -99,12 +103,25 @@ def fill(digest):
         (out / "verdict.json").write_text(json.dumps({"verdict": "ACCEPT", "reason": "as good", "lines": [line]}))
         (artifacts / "metrics.json").write_text(json.dumps({"verify.trials": params.tune.trials}))
     if stage == "export":
-        bundle = pathlib.Path(params.base.dist_dir) / params.base.name / f"1-{digest[:12]}"
+        dist = pathlib.Path(params.base.dist_dir) / params.base.name
+        known = next(iter(dist.glob(f"*-{digest[:12]}")), None)
+        bundle = known or dist / f"{last_number(dist) + 1}-{digest[:12]}"
         bundle.mkdir(parents=True, exist_ok=True)
         (bundle / "model.onnx").write_text(digest)
         write_manifest(bundle)
         return {"name": params.base.name, "digest": digest}
     return {}
+
+def snapshot():
+    import pyarrow.compute as pc
+    import pyarrow.csv, pyarrow.parquet
+    rows = pyarrow.csv.read_csv(params.ingest.source)
+    if params.ingest.as_of:
+        rows = rows.filter(pc.less(rows["when"], pyarrow.scalar(params.ingest.as_of, rows["when"].type)))
+    pyarrow.parquet.write_table(rows, out / "rows.parquet")
+    columns = {name: "timestamp" if name == "when" else "int64" for name in rows.column_names}
+    as_of = params.ingest.as_of and params.ingest.as_of.isoformat()
+    return {"columns": columns, "rows": len(rows), "as_of": as_of, "content_hash": str(len(rows))}
 
 with logging_to(log_file(artifacts, stage)):
     work()
@@ -176,7 +193,7 @@ def run(root: Path, command: str, *arguments: str, code: int = 0, **more: str) -
         capture_output=True,
         text=True,
         env=environment(root) | more,
-        timeout=120,
+        timeout=300,
     )
     assert done.returncode == code, f"{done.stdout}\n{done.stderr}"
     return done

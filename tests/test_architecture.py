@@ -34,7 +34,7 @@ def loaded_after(code: str) -> set[str]:
 
 
 #: The rooms that no stage of the DAG runs.
-BEYOND = ("promote", "monitor")
+BEYOND = ("promote", "monitor", "retrain")
 
 
 # One word, five places.

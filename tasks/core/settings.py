@@ -10,6 +10,7 @@ import contextlib
 import functools
 import json
 import operator
+from datetime import date, datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
@@ -21,7 +22,7 @@ from tasks.core import workloads
 from tasks.core.contracts import NETWORK_METHODS
 from tasks.core.errors import Mistake, UsageError
 from tasks.core.sections import Section, check, read_yaml, settings_error, unknown_key
-from tasks.core.splitting import Split
+from tasks.core.splitting import Split, TimeSplit
 
 STAGES = ("ingest", "validate", "tune", "compress", "verify", "export")
 
@@ -88,6 +89,12 @@ class Ingest(Section):
     """A CSV or Parquet file, a folder of them (see pattern), or a source card (.yaml) of a packaged example."""
     pattern: str | None = None
     """Glob inside the source folder, for example `2013-*.csv`."""
+    time_column: str | None = None
+    """Timestamp column that says when a row came, of a source that only grows: `as_of` cuts by it, and
+    `assay retrain` sets `as_of`."""
+    as_of: date | datetime | None = None
+    """Only rows before this moment are taken, so that the snapshot stays what it is while the source grows; rows
+    without a time are left out. Null takes all rows."""
     types: dict[str, Literal["bool", "int64", "float64", "string", "timestamp"]] = {}  # noqa: RUF012 (pydantic copies it)
     """Types to give to columns, instead of inferring them."""
     null_values: tuple[str, ...] = ("", "NA", "NaN", "nan", "null", "NULL")
@@ -96,6 +103,12 @@ class Ingest(Section):
     """Image files are scaled to this height and width; null asks that all have one size."""
     channels: Literal[1, 3] = 3
     """Image files are read as grey (1) or colour (3)."""
+
+    @model_validator(mode="after")
+    def _cut_by_a_column(self) -> Ingest:
+        if self.as_of is not None and self.time_column is None:
+            raise ValueError("`as_of` cuts by the column that `time_column` names: add it")
+        return self
 
 
 class Validate(Section):
@@ -477,6 +490,31 @@ class Monitor(Section):
         return self
 
 
+class Retrain(Section):
+    """When `assay retrain` trains again, what it takes for broken data, and what it may do by itself."""
+
+    max_age_days: Above0 | None = 30.0
+    """Train again when the last accepted snapshot is so many days old. Null: age is no reason."""
+    min_new_share: Above0 | None = 0.1
+    """Train again when so many rows came, relative to the last accepted snapshot. Null: volume is no reason."""
+    min_shift: Share = 0.2
+    """Train again when so large a share of a column's new values lies elsewhere than in the last accepted snapshot
+    (total variation over deciles or values; the target and what the model reads, from 1,000 new rows on)."""
+    max_shift: Share = 0.8
+    """A larger shift than this is taken for broken data, which is refused."""
+    min_volume: Share = 0.2
+    """Fewer new rows a day than this share of the usual are taken for a truncated source, which is refused."""
+    max_stale_days: Above0 | None = None
+    """A newest row that lies further before the snapshot's moment is refused. Null: never."""
+    warm_start: bool = True
+    """Begin the search with the best configurations of the last accepted one."""
+    to_staging: bool = False
+    """Also promote an accepted version to staging, through all gates. Production always is a person's decision."""
+    notify: tuple[Annotated[str, Field(pattern=r"^[a-z0-9-]+/[a-z0-9-]+$")], ...] = ()
+    """Prefect notification blocks that are told of failures, rejections and versions that wait for a promotion, as
+    `type/name`: `slack-webhook/ops`."""
+
+
 class Params(Section):
     """A whole params file."""
 
@@ -489,6 +527,7 @@ class Params(Section):
     export: Export = Export()
     promote: Promote = Promote()
     monitor: Monitor = Monitor()
+    retrain: Retrain = Retrain()
 
     @model_validator(mode="after")
     def _no_circle(self) -> Params:
@@ -497,6 +536,13 @@ class Params(Section):
             raise ValueError(
                 "tune.warm_start must not lie in base.artifacts_dir, which this run writes: copy the earlier trials.csv"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _counted_from(self) -> Params:
+        split = self.validate_.split
+        if isinstance(split, TimeSplit) and split.moves and self.ingest.as_of is None:
+            raise ValueError("the days of validate.split are counted back from ingest.as_of: set it")
         return self
 
     def section(self, stage: str) -> Any:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import UTC, date, datetime, time
+from datetime import UTC, date, datetime, time, timedelta
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
@@ -18,25 +18,72 @@ def moment(value: date | datetime) -> datetime:
     return value.astimezone(UTC) if value.tzinfo else value.replace(tzinfo=UTC)
 
 
+Days = Annotated[float, Field(gt=0)]
+_MOMENTS = ("validation_from", "test_from", "fresh_from")
+_WINDOWS = ("validation_days", "test_days", "fresh_days")
+
+
 class TimeSplit(Section):
-    """Rows in order of time: train before validation before test before fresh."""
+    """Rows in order of time: train before validation before test before fresh.
+
+    The limits are moments (`*_from`), or move along with the snapshot: windows of so many days (`*_days`), counted
+    back from `ingest.as_of`.
+    """
 
     by: Literal["time"]
     """Names this way to split."""
     column: str
     """Timestamp or date column."""
-    validation_from: date | datetime
+    validation_from: date | datetime | None = None
     """First moment of the validation rows; earlier rows are for training."""
-    test_from: date | datetime
+    test_from: date | datetime | None = None
     """First moment of the test rows."""
     fresh_from: date | datetime | None = None
     """First moment of the rows that no stage reads: they are kept for retraining."""
+    validation_days: Days | None = None
+    """Instead of validation_from: length of the window before the test rows."""
+    test_days: Days | None = None
+    """Instead of test_from: length of the window before the fresh rows or, without these, before ingest.as_of."""
+    fresh_days: Days | None = None
+    """Instead of fresh_from: length of the last window before ingest.as_of."""
+
+    @property
+    def moves(self) -> bool:
+        """Whether the limits are counted back from the snapshot's moment."""
+        return self.test_days is not None
 
     @property
     def boundaries(self) -> list[datetime]:
-        """First moments of validation, test and (if there is one) fresh, in UTC."""
+        """First moments of validation, test and (if there is one) fresh, in UTC; of fixed limits."""
         given = (self.validation_from, self.test_from, self.fresh_from)
         return [moment(value) for value in given if value is not None]
+
+    def at(self, as_of: datetime | None) -> TimeSplit:
+        """The same split with fixed limits, for the snapshot of a moment (which limits that move need)."""
+        if as_of is None or self.validation_days is None or self.test_days is None:
+            return self
+        fresh = as_of - timedelta(days=self.fresh_days or 0)
+        test = fresh - timedelta(days=self.test_days)
+        validation = test - timedelta(days=self.validation_days)
+        return TimeSplit(
+            by="time",
+            column=self.column,
+            validation_from=validation,
+            test_from=test,
+            fresh_from=None if self.fresh_days is None else fresh,
+        )
+
+    @model_validator(mode="after")
+    def _one_way(self) -> TimeSplit:
+        moments, windows = (
+            [name for name in names if getattr(self, name) is not None] for names in (_MOMENTS, _WINDOWS)
+        )
+        if moments and windows:
+            raise ValueError(f"either moments or days: {', '.join(moments)} and {', '.join(windows)} are given")
+        first, second = (_MOMENTS if moments or not windows else _WINDOWS)[:2]
+        if first not in moments + windows or second not in moments + windows:
+            raise ValueError(f"a split by time needs `{first}` and `{second}`")
+        return self
 
     @model_validator(mode="after")
     def _ordered(self) -> TimeSplit:

@@ -9,11 +9,13 @@ from typing import Any
 
 from deploy import bundle, signing
 from tasks.core import files
-from tasks.core.errors import IntegrityError
+from tasks.core.errors import IntegrityError, UsageError
 
 PROVENANCE = "provenance.json"
 #: Where a bundle is put together: below it, under its own name.
 _PARTIAL = ".partial"
+#: The version with the highest number.
+_LAST = ".last"
 
 
 def publish(
@@ -48,7 +50,7 @@ def publish(
             _check_content(published, digest)
             prove(published)
             return published
-        version = f"{_next_number(dist)}-{digest[:12]}"
+        version = f"{last_number(dist) + 1}-{digest[:12]}"
         partial = dist / _PARTIAL / version
         try:
             shutil.copytree(contents, partial)
@@ -62,8 +64,46 @@ def publish(
             files.flush_folder(dist)
         finally:
             shutil.rmtree(dist / _PARTIAL, ignore_errors=True)
-        files.write_text(dist / ".last", f"{version}\n")
+        files.write_text(dist / _LAST, f"{version}\n")
     return dist / version
+
+
+def go_on_after(dist: Path, other: Path) -> None:
+    """Let the numbers of an empty ``dist/<name>`` go on where those of another one end."""
+    dist.mkdir(parents=True, exist_ok=True)
+    if number := last_number(other):
+        files.write_text(dist / _LAST, f"{number}-\n")
+
+
+def adopt(dist: Path, version: Path) -> Path:
+    """Publish a version that was finished in another ``dist/<name>``, and its signature; return its folder here.
+
+    Raises:
+        UsageError: if its number was used here meanwhile.
+    """
+    from filelock import FileLock
+
+    dist.mkdir(parents=True, exist_ok=True)
+    final = dist / version.name
+    with FileLock(dist / ".lock"):
+        if final.is_dir():
+            return final
+        number = int(version.name.partition("-")[0])
+        if last_number(dist) >= number and not signing.signature_path(final).is_file():
+            rule = "a version's number is used once"
+            raise UsageError(rule, f"{dist} has a version {number} by now", "run again: the bundle gets the next one")
+        shutil.rmtree(dist / _PARTIAL, ignore_errors=True)
+        partial = dist / _PARTIAL / version.name
+        shutil.copytree(version, partial)
+        bundle.check(partial)
+        files.flush_tree(partial)
+        if (signature := signing.signature_path(version)).is_file():  # before the version: who follows it needs both
+            shutil.copyfile(signature, signing.signature_path(final))
+        partial.rename(final)
+        shutil.rmtree(dist / _PARTIAL, ignore_errors=True)
+        files.flush_folder(dist)
+        files.write_text(dist / _LAST, f"{version.name}\n")
+    return final
 
 
 def sign(version: Path, key: Path, password: bytes | None) -> None:
@@ -99,10 +139,10 @@ def find(dist: Path, digest: str) -> Path | None:
     return found[0] if found else None
 
 
-def _next_number(dist: Path) -> int:
-    """One above the highest number ever used here, also if that version was deleted since."""
-    names = [path.name for path in dist.iterdir() if path.is_dir() or path.name.endswith(signing.SUFFIX)]
-    last = dist / ".last"
+def last_number(dist: Path) -> int:
+    """The highest number ever used here, also if that version was deleted since; 0 before the first."""
+    names = [path.name for path in dist.glob("*") if path.is_dir() or path.name.endswith(signing.SUFFIX)]
+    last = dist / _LAST
     names += [last.read_text(encoding="utf-8").strip()] if last.is_file() else []
     numbers = [int(name.partition("-")[0]) for name in names if name.partition("-")[0].isdigit()]
-    return max(numbers, default=0) + 1
+    return max(numbers, default=0)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,10 +13,12 @@ from tasks.core.errors import DataRejected
 from tasks.core.log import log, progress
 from tasks.core.manifest import Manifest
 from tasks.core.settings import Ingest
+from tasks.core.splitting import moment
 from tasks.core.stage import StageSettings
 
 if TYPE_CHECKING:
     from tasks.ingest.source import Source
+    from tasks.ingest.window import Window
 
 ROWS = "rows.parquet"
 SCHEMA = "schema.json"
@@ -26,18 +28,23 @@ def run(settings: StageSettings, inputs: Mapping[str, Path], out: Path) -> Manif
     """Write ``rows.parquet`` (row groups of 65,536, fewer where there are large arrays) and ``schema.json``.
 
     Facts of the manifest: ``rows``, ``columns`` (name -> type, in file order), ``tensors`` (columns of arrays: name ->
-    dtype and shape), ``content_hash`` (of names, types and values; the same for the same data in another format) and
-    ``source`` (provenance).
+    dtype and shape), ``content_hash`` (of names, types and values; the same for the same data in another format),
+    ``source`` (provenance) and ``as_of`` (ISO 8601 in UTC; null where all rows are taken).
 
     Raises:
-        UsageError: if the source is not there, or its card is wrong.
+        UsageError: if the source is not there, its card is wrong, or ``as_of`` cannot cut it.
         DataRejected: if the source is not a readable table with the target in it.
         IntegrityError: if a packaged archive has the wrong hash.
         MachineError: if an archive cannot be fetched.
     """
+    from tasks.ingest.window import Window
+
     started = time.perf_counter()
     source, provenance = _open(settings)
-    columns, rows, content_hash = _write(source, settings, out / ROWS)
+    own = settings.own
+    as_of = None if own.as_of is None else moment(own.as_of)
+    window = None if as_of is None else Window(own.time_column, as_of)
+    columns, rows, content_hash = _write(source, settings, out / ROWS, window)
     schema = {"columns": columns, "tensors": dict(source.tensors)}
     if not rows:
         raise DataRejected("a table must have rows", f"{settings.own.source} has none", "check how it was written")
@@ -52,7 +59,13 @@ def run(settings: StageSettings, inputs: Mapping[str, Path], out: Path) -> Manif
         inputs,
         out,
         roles={ROWS: "rows", SCHEMA: "schema"},
-        facts={"rows": rows, **schema, "content_hash": content_hash, "source": provenance},
+        facts={
+            "rows": rows,
+            **schema,
+            "content_hash": content_hash,
+            "source": provenance,
+            "as_of": None if as_of is None else as_of.isoformat(),
+        },
     )
 
 
@@ -86,8 +99,10 @@ def _packaged(root: Path, own: Ingest, target: str) -> tuple[Source, dict[str, A
     return ArrowParts(readers.parts(card, target), own.types), card.model_dump(exclude={"columns"})
 
 
-def _write(source: Source, settings: StageSettings, path: Path) -> tuple[dict[str, str], int, str]:
-    """Columns (name -> type), number of rows, content hash."""
+def _write(
+    source: Source, settings: StageSettings, path: Path, window: Window | None
+) -> tuple[dict[str, str], int, str]:
+    """Columns (name -> type), number of rows, content hash; of the rows in the window."""
     from tasks.ingest import columns as rules
     from tasks.ingest import kinds, snapshot
     from tasks.ingest.source import Widened, with_tensors
@@ -95,9 +110,13 @@ def _write(source: Source, settings: StageSettings, path: Path) -> tuple[dict[st
     columns = source.guess()
     rules.check_present(columns, settings.base.target, settings.own.types)
     while True:
+        if window is not None:
+            window.check(columns)
         try:
             schema = with_tensors(kinds.arrow_schema(columns), source.tensors)
-            batches = progress(source.batches(columns), "ingest: blocks of rows")
+            batches: Iterable[Any] = progress(source.batches(columns), "ingest: blocks of rows")
+            if window is not None:
+                batches = window.of(batches)
             rows, content_hash = snapshot.write(batches, schema, path, source.tensors)
         except Widened as widened:
             columns = widened.columns

@@ -22,8 +22,8 @@ from tasks.promote.moves import STAGES, State
 from tasks.promote.store import Store, find
 from tasks.promote.words import Gate, Said, answer
 
-__all__ = ["STAGES", "Approval", "Asked", "Conduct", "Entry", "Gate", "Said", "approve", "history", "promote",
-           "rollback"]  # fmt: skip
+__all__ = ["STAGES", "Approval", "Asked", "Conduct", "Entry", "Gate", "Said", "approve", "compare", "history",
+           "promote", "rollback"]  # fmt: skip
 
 #: Asks one gate: plainly, or as a Prefect task.
 Conduct = Callable[[Gate, Callable[[Gate], Said]], Said]
@@ -66,6 +66,24 @@ def promote(asked: Asked, conduct: Conduct = _plainly) -> tuple[Entry, bool]:
 
         entry = _move(asked, store, record, "promote", state.revision(asked.stage), bring)
     return entry, True
+
+
+def compare(asked: Asked, folder: Path) -> Said:
+    """What the gate `champion` says of a bundle that nobody has promoted yet, against what serves.
+
+    The champion is what serves at ``prod`` or, as long as that serves nothing, at ``staging``.
+
+    Raises:
+        IntegrityError: if the store, the bundle or the champion's is not whole.
+    """
+    from tasks.promote.evidence import Evidence
+
+    store = asked.store
+    state = moves.read(store, asked.name)
+    serves = state.serves("prod") or state.serves("staging")
+    if serves is None:
+        return Said("PASS", "nothing serves yet: there is no champion to compare with", {"champion": None})
+    return gates.compared(asked, store, serves, Evidence.read(folder))
 
 
 def rollback(asked: Asked, conduct: Conduct = _plainly) -> Entry:

@@ -21,7 +21,7 @@ from tasks.core.margins import absolute
 from tasks.core.measured import Measured, proof
 from tasks.core.metrics import find
 from tasks.core.scoring import Exported, score_served
-from tasks.core.splitting import TimeSplit, group_column
+from tasks.core.splitting import TimeSplit, group_column, moment
 from tasks.core.statistics import paired
 from tasks.core.verdict import Terms, judge
 from tasks.promote.evidence import Evidence
@@ -120,7 +120,8 @@ def _not_fresh(challenger: Evidence, champion: Evidence, made: manifest.Manifest
     """
     entry = made.files.get(FRESH)
     if entry is None:
-        return "there are no fresh rows: give validate.split a fresh_from (or `fresh` in the column that it follows)"
+        ways = "a fresh_from or fresh_days (or `fresh` in the column that it follows)"
+        return f"there are no fresh rows: give validate.split {ways}"
     own, other = challenger.provenance.splits, champion.provenance.splits
     if own.get(FRESH) != entry.sha256:
         return f"{fresh} is not the one that was set aside when this bundle was made: `dvc checkout` its commit"
@@ -148,10 +149,13 @@ def _seen_later(champion: Evidence, split: Mapping[str, Any], fresh: Path) -> st
     name, raw = champion.folder.name, champion.provenance.params.get("validate", {}).get("split", {})
     if split.get("by") != "time" or (raw.get("by"), raw.get("column")) != ("time", split.get("column")):
         return f"nothing shows that {name} has not seen these rows: its splits are others, and not by the same time"
-    theirs = TimeSplit.model_validate_json(files.canonical_json(raw))
-    if theirs.fresh_from is None:
+    given = champion.provenance.params.get("ingest", {}).get("as_of")
+    as_of = None if given is None else moment(datetime.fromisoformat(given))
+    theirs = TimeSplit.model_validate_json(files.canonical_json(raw)).at(as_of)
+    end = as_of if theirs.fresh_from is None else theirs.boundaries[-1]
+    if end is None:
         return f"nothing shows that {name} has not seen these rows: its test had no end (validate.split.fresh_from)"
-    end, first = theirs.boundaries[-1], _first(fresh, theirs.column)
+    first = _first(fresh, theirs.column)
     if first < end:
         return f"{name} has seen rows up to {end.isoformat()}, the fresh ones begin at {first.isoformat()}"
     return ""

@@ -10,6 +10,7 @@ from tasks.core import manifest
 from tasks.core.errors import IntegrityError
 from tasks.promote import approval, champion, graph, origin, quality, serving, stages, supply
 from tasks.promote.asked import Asked, Record
+from tasks.promote.audit import Entry
 from tasks.promote.evidence import Evidence
 from tasks.promote.moves import State
 from tasks.promote.store import Store
@@ -27,20 +28,6 @@ def all_of(asked: Asked, store: Store, state: State, folder: Path, record: Recor
             known.append(Evidence.read(folder))
         return known[0]
 
-    def compared() -> Said:
-        serves, verify = state.serves(asked.stage), asked.params.verify
-        margin = verify.margin if own.margin is None else own.margin
-        rules = champion.Rules(
-            margin, verify.confidence, verify.resamples, base.seed, own.target,
-            verify.warn_after_uses, verify.refuse_after_uses,
-        )  # fmt: skip
-        validated = asked.artifacts / "validate"
-        if serves is None:
-            return champion.ask(evidence(), None, validated, rules)
-        with store.fetched(asked.name, serves.version) as theirs:
-            same(asked.public_key, serves.digest)(theirs)
-            return champion.ask(evidence(), Evidence.read(theirs), validated, rules)
-
     def approved() -> Said:
         wanted = approval.Approval(asked.name, record.version, asked.stage, record.digest, "", "")
         said, record.approver = approval.ask(wanted, evidence(), own.approval, asked.root, lambda: asked.obtain(wanted))
@@ -50,11 +37,27 @@ def all_of(asked: Asked, store: Store, state: State, folder: Path, record: Recor
     yield Gate("graph", lambda: graph.ask(folder, own.max_opset, own.max_ir_version))
     yield server_gate(asked, folder)
     yield Gate("quality", lambda: quality.ask(evidence(), _task(asked), own.floors, own.slice_floor))
-    yield Gate("champion", compared)
+    yield Gate("champion", lambda: compared(asked, store, state.serves(asked.stage), evidence()))
     yield Gate("supply", lambda: supply.ask(supply.Bill.read(folder), own, asked.audit_report))
     yield Gate("stage", lambda: stages.ask(state, asked.stage, record.version, record.digest))
     if asked.stage == "prod":
         yield Gate("approval", approved, forcible=False)
+
+
+def compared(asked: Asked, store: Store, serves: Entry | None, challenger: Evidence) -> Said:
+    """The gate `champion` against what serves, if anything does."""
+    own, verify = asked.params.promote, asked.params.verify
+    margin = verify.margin if own.margin is None else own.margin
+    rules = champion.Rules(
+        margin, verify.confidence, verify.resamples, asked.params.base.seed, own.target,
+        verify.warn_after_uses, verify.refuse_after_uses,
+    )  # fmt: skip
+    validated = asked.artifacts / "validate"
+    if serves is None:
+        return champion.ask(challenger, None, validated, rules)
+    with store.fetched(asked.name, serves.version) as theirs:
+        same(asked.public_key, serves.digest)(theirs)
+        return champion.ask(challenger, Evidence.read(theirs), validated, rules)
 
 
 def bundle_gate(asked: Asked, folder: Path, record: Record, expected: str | None = None) -> Gate:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -40,9 +41,9 @@ def run(settings: StageSettings, inputs: Mapping[str, Path], out: Path) -> Manif
         UsageError: if the suite is absent or wrong, or a check cannot be evaluated.
         DataRejected: if a rule or an error check fails; the report lies under ``<artifacts>/rejected/validate``.
     """
-    own: Validate = settings.own
     reports.forget_rejected(settings.artifacts, "validate")
     snapshot = open_snapshot(inputs["ingest"])
+    own = _at(settings.own, snapshot.as_of)
     checks = suite.load(settings.root / own.suite, dict(snapshot.columns))
     log.info("validate: %d checks over %s rows", len(checks.checks), f"{snapshot.rows:,}")
     seconds: dict[str, float] = settings.measured.setdefault("seconds", {})
@@ -68,8 +69,15 @@ def run(settings: StageSettings, inputs: Mapping[str, Path], out: Path) -> Manif
         histories = Histories(found.interactions, found.parts) if found.interactions else None
         write_parts(snapshot, out, found.parts, drawn, found.reasons, histories)
     return manifest.build(
-        "validate", settings.hash, inputs, out, _ROLES, _metrics(whole), _facts(settings, snapshot, found)
+        "validate", settings.hash, inputs, out, _ROLES, _metrics(whole), _facts(settings, own, snapshot, found)
     )
+
+
+def _at(own: Validate, as_of: datetime | None) -> Validate:
+    """The settings with the limits of a split by time fixed for the snapshot's moment."""
+    if not isinstance(own.split, TimeSplit):
+        return own
+    return own.model_copy(update={"split": own.split.at(as_of)})
 
 
 def _rejected(settings: StageSettings, failed: list[Outcome], out: Path) -> DataRejected:
@@ -103,8 +111,7 @@ def _metrics(whole: Mapping[str, Any]) -> dict[str, float]:
     return metrics
 
 
-def _facts(settings: StageSettings, snapshot: Snapshot, found: Findings) -> dict[str, Any]:
-    own: Validate = settings.own
+def _facts(settings: StageSettings, own: Validate, snapshot: Snapshot, found: Findings) -> dict[str, Any]:
     rows = {split["name"]: split["rows"] for split in found.split_facts}
     rows |= {"calibration": own.calibration_rows, "quarantine": snapshot.rows - sum(rows.values())}
     return {
@@ -117,6 +124,7 @@ def _facts(settings: StageSettings, snapshot: Snapshot, found: Findings) -> dict
         "split": own.split.model_dump(mode="json"),
         "time_column": own.split.column if isinstance(own.split, TimeSplit) else None,
         "content_hash": snapshot.content_hash,
+        "as_of": None if snapshot.as_of is None else snapshot.as_of.isoformat(),
         "user": settings.base.user,
         "time": settings.base.time,
     }

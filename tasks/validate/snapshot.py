@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ class Snapshot:
         content_hash: hex hash of the content, by `ingest`.
         tensors: name -> dtype and shape of the columns that hold arrays (:mod:`tasks.core.tensors`), in file order.
         problem_columns: the text column in which `ingest` says why a row has no array, if there is one.
+        as_of: the rows are those before this moment; None if they are all that there were.
     """
 
     path: Path
@@ -37,6 +39,7 @@ class Snapshot:
     content_hash: str
     tensors: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     problem_columns: tuple[str, ...] = ()
+    as_of: datetime | None = None
 
     def column(self, name: str) -> Any:
         """One column, as a ``pyarrow.ChunkedArray`` of ``rows`` values."""
@@ -141,4 +144,5 @@ def open_snapshot(folder: Path) -> Snapshot:
     problem = ("problem",) if shapes and types.get("problem") == "string" else ()
     columns = {name: types[name] for name in names if name not in shapes and name not in problem}
     tensors = {name: shapes[name] for name in names if name in shapes}
-    return Snapshot(path, columns, facts["rows"], facts["content_hash"], tensors, problem)
+    as_of = datetime.fromisoformat(facts["as_of"]) if facts.get("as_of") else None
+    return Snapshot(path, columns, facts["rows"], facts["content_hash"], tensors, problem, as_of)

@@ -1,0 +1,276 @@
+"""`assay up` and `assay down`: a Prefect server and a worker of this project's own, and the deployments of its models.
+
+Both listen on the loopback address alone and report home to nobody. Everything of theirs lies under ``.dvc/tmp/assay``:
+the database (SQLite, unless PREFECT_SERVER_DATABASE_CONNECTION_URL names another one), logs, and ``up.json`` with the
+processes that were started, each with the moment it was born, so that `down` ends these and no others.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import psutil
+
+from flows import template
+from flows.pipeline import Pipeline, inspect
+from tasks.core import files
+from tasks.core.errors import MachineError, UsageError
+
+POOL = "assay"
+DEPLOYMENTS = template.TEMPLATE.with_name("deploy") / "prefect.yaml"
+
+_HOST = "127.0.0.1"
+_START_SECONDS = 180.0
+_STOP_SECONDS = 20.0
+_TAIL_LINES = 15
+_WORKERS: Final = "/work_pools/{work_pool_name}/workers/filter"
+_AUTH = "PREFECT_SERVER_API_AUTH_STRING"
+
+
+@dataclass(frozen=True)
+class Services:
+    """The server and the worker of one repository."""
+
+    repo: Path
+
+    @property
+    def folder(self) -> Path:
+        """Where everything of theirs lies."""
+        return self.repo / ".dvc" / "tmp" / "assay"
+
+    @property
+    def _file(self) -> Path:
+        return self.folder / "up.json"
+
+    def running(self) -> dict[str, Any]:
+        """What was started and still runs: ``url`` and ``processes`` (what, pid, born); no processes if none does."""
+        if not self._file.is_file():
+            return {"url": "", "processes": []}
+        state = files.read_json(self._file)
+        return {**state, "processes": [one for one in state["processes"] if _alive(one) is not None]}
+
+    def up(self, port: int, tell: Callable[[str], None]) -> str:
+        """Start what does not run, wait until both answer; return the API's URL.
+
+        Raises:
+            UsageError: if the port is taken.
+            MachineError: if one of them ends or does not answer in time; the other is ended as well.
+        """
+        state = self.running()
+        if len(state["processes"]) == 2:
+            tell(f"server and worker run already: {state['url']}")
+            return str(state["url"])
+        self.down(tell)
+        _check_free(port)
+        url = f"http://{_HOST}:{port}/api"
+        with files.machine_errors(self.folder):
+            self.folder.mkdir(parents=True, exist_ok=True)
+        try:
+            server = self._start("server", url, ["server", "start", "--host", _HOST, "--port", str(port)])
+            self._wait("server", server, lambda: self._client_says(url, "health"))
+            tell(f"server: {url}")
+            worker = self._start("worker", url, ["worker", "start", "--pool", POOL, "--type", "process"])
+            self._wait("worker", worker, lambda: self._client_says(url, "worker"))
+            tell(f"worker: pool {POOL}")
+        except BaseException:
+            self.down(tell)
+            raise
+        return url
+
+    def down(self, tell: Callable[[str], None]) -> None:
+        """End what was started here, the worker with its flow runs first."""
+        for one in reversed(self.running()["processes"]):
+            process = _alive(one)
+            if process is not None:
+                _end(process)
+                tell(f"{one['what']} (process {one['pid']}): ended")
+        self._file.unlink(missing_ok=True)
+
+    def register(self, url: str, pipeline: Pipeline) -> list[str]:
+        """Register the deployments of one model; return their names.
+
+        Raises:
+            MachineError: with what Prefect says.
+        """
+        from ruamel.yaml import YAML
+
+        name = pipeline.settings.base.name
+        document = YAML(typ="safe").load(DEPLOYMENTS.read_text(encoding="utf-8"))
+        there = [
+            one for one in document["deployments"] if importlib.util.find_spec(one["entrypoint"].rpartition(".")[0])
+        ]
+        document["deployments"] = there
+        path = self.folder / "prefect.yaml"
+        with path.open("w", encoding="utf-8") as file:
+            YAML().dump(document, file)
+        params = os.path.relpath(pipeline.params, self.repo)
+        own = {"ASSAY_NAME": name, "ASSAY_PARAMS": params, "ASSAY_ROOT": str(self.repo)}
+        command = [sys.executable, "-P", "-m", "prefect", "--no-prompt", "deploy", "--all", "--prefect-file", str(path)]
+        done = subprocess.run(
+            command, cwd=self.folder, env=self._environment(url) | own, capture_output=True, text=True, check=False
+        )
+        if done.returncode:
+            raise MachineError(
+                "Prefect takes the deployments",
+                (done.stdout + done.stderr).strip(),
+                "correct that, and `assay up` again",
+            )
+        return [f"{one['entrypoint'].rpartition('.')[2]}/{name}" for one in there]
+
+    def _environment(self, url: str) -> dict[str, str]:
+        auth = os.environ.get(_AUTH)
+        database = f"sqlite+aiosqlite:///{(self.folder / 'prefect.db').as_posix()}"
+        return {
+            "PREFECT_SERVER_DATABASE_CONNECTION_URL": database,
+            **os.environ,
+            "PREFECT_HOME": str(self.folder / "prefect"),
+            "PREFECT_API_URL": url,
+            "PREFECT_SERVER_API_CSRF_PROTECTION_ENABLED": "true",
+            "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+            "DO_NOT_TRACK": "1",
+            "PYTHONSAFEPATH": "1",  # a flows.py in the project's folder is the user's, not ours
+            **({"PREFECT_API_AUTH_STRING": auth} if auth else {}),
+        }
+
+    def _start(self, what: str, url: str, arguments: Sequence[str]) -> psutil.Process:
+        with self._log(what).open("w", encoding="utf-8") as log:
+            started = subprocess.Popen(
+                [sys.executable, "-P", "-m", "prefect", *arguments],
+                cwd=self.repo,
+                env=self._environment(url),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,  # Ctrl-C in this terminal is not for them
+            )
+        process = psutil.Process(started.pid)
+        state = self.running()
+        one = {"what": what, "pid": process.pid, "born": process.create_time()}
+        files.write_json(self._file, {"url": url, "processes": [*state["processes"], one]})
+        return process
+
+    def _log(self, what: str) -> Path:
+        return self.folder / f"{what}.log"
+
+    def _wait(self, what: str, process: psutil.Process, answers: Callable[[], bool]) -> None:
+        deadline = time.monotonic() + _START_SECONDS
+        while _works(process) and time.monotonic() < deadline:
+            if answers():
+                return
+            time.sleep(0.5)
+        found = f"it does not answer after {_START_SECONDS:.0f} s" if _works(process) else "it ended"
+        lines = self._log(what).read_text(encoding="utf-8", errors="replace").splitlines()[-_TAIL_LINES:]
+        end = "\n".join(f"    {line}" for line in lines)
+        raise MachineError(
+            f"Prefect's {what} must start", f"{found}; the end of {self._log(what)}:\n{end}", "run again"
+        )
+
+    def _client_says(self, url: str, what: str) -> bool:
+        """Whether the server is healthy, or a worker is online."""
+        import httpx
+        from prefect.client.orchestration import get_client
+        from prefect.exceptions import PrefectHTTPStatusError
+
+        with _settings_of(url), get_client(sync_client=True) as client:
+            if what == "health":
+                return client.api_healthcheck() is None
+            try:
+                answer = client.request("POST", _WORKERS, path_params={"work_pool_name": POOL}, json={})
+            except (httpx.HTTPError, PrefectHTTPStatusError):  # the pool is made by the worker
+                return False
+            return any(one.get("status") == "ONLINE" for one in answer.json())
+
+
+@contextmanager
+def _settings_of(url: str) -> Iterator[None]:
+    from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, temporary_settings
+
+    with temporary_settings({PREFECT_API_URL: url, PREFECT_API_AUTH_STRING: os.environ.get(_AUTH)}):
+        yield
+
+
+def up(params: Sequence[Path], port: int, tell: Callable[[str], None]) -> None:
+    """Start server and worker, and register the deployments of every params file.
+
+    Raises:
+        UsageError: if the params files lie in several repositories, or two of them name one model.
+        MachineError: if something does not start.
+    """
+    pipelines = [inspect(path) for path in params]
+    services = Services(_one_repository(pipelines))
+    url = services.up(port, tell)
+    for pipeline in pipelines:
+        for name in services.register(url, pipeline):
+            tell(f"deployment: {name}")
+    tell(f"UI: {url.removesuffix('/api')}")
+    tell(f"next: PREFECT_API_URL={url} prefect deployment run retrain/{pipelines[0].settings.base.name}")
+
+
+def down(params: Path, tell: Callable[[str], None]) -> None:
+    """End what :func:`up` started in the repository of a params file, and nothing else."""
+    services = Services(inspect(params).repo)
+    if not services.running()["processes"]:
+        tell("nothing that `assay up` started runs here")
+    services.down(tell)
+
+
+def _one_repository(pipelines: Sequence[Pipeline]) -> Path:
+    repos = {pipeline.repo for pipeline in pipelines}
+    names = [pipeline.settings.base.name for pipeline in pipelines]
+    if len(repos) > 1 or len(set(names)) < len(names):
+        raise UsageError(
+            "`assay up` serves models of one repository, each with a name of its own",
+            f"{', '.join(map(str, repos))}: {', '.join(names)}",
+            "call it in each repository; change base.name",
+        )
+    return repos.pop()
+
+
+def _check_free(port: int) -> None:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((_HOST, port))
+        except OSError as error:
+            raise UsageError(
+                "the server needs a free port", f"{port}: {error}", "choose another one: --port"
+            ) from error
+
+
+def _alive(one: dict[str, Any]) -> psutil.Process | None:
+    """The recorded process, if it still runs: its number may be another one's by now."""
+    try:
+        process = psutil.Process(one["pid"])
+        return process if process.create_time() == one["born"] and _works(process) else None
+    except psutil.NoSuchProcess:
+        return None
+
+
+def _works(process: psutil.Process) -> bool:
+    try:
+        return bool(process.is_running()) and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def _end(process: psutil.Process) -> None:
+    """SIGTERM to a process, SIGKILL to whatever is left of its family after a while."""
+    family = [process, *process.children(recursive=True)]
+    process.terminate()
+    _, left = psutil.wait_procs(family, timeout=_STOP_SECONDS)
+    for one in left:
+        try:
+            one.kill()
+        except psutil.NoSuchProcess:
+            continue
+    psutil.wait_procs(left, timeout=_STOP_SECONDS)

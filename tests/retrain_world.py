@@ -1,0 +1,41 @@
+"""The tiny project of fake_pipeline with a source that grows by 40 rows a day, for retrainings."""
+
+from __future__ import annotations
+
+import shutil
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import fake_pipeline
+
+START = datetime(2020, 1, 1, tzinfo=UTC)
+PARAMS = fake_pipeline.PARAMS.replace("{source: rows.csv}", "{source: rows.csv, time_column: when}")
+
+
+def make(root: Path, days: int = 100) -> Path:
+    """The project, committed; its source is not kept by Git, as one that grows by itself."""
+    fake_pipeline.make(root)
+    (root / "params.yaml").write_text(f"# A comment that stays.\n{PARAMS}")
+    fake_pipeline.git(root, "rm", "-q", "--cached", "rows.csv")
+    with (root / ".gitignore").open("a") as file:
+        file.write("rows.csv\nstore/\nkeys/\n")
+    with (root / ".dvc" / "config").open("a") as file:
+        file.write("    remote = shared\n['remote \"shared\"']\n    url = ../../remote\n")
+    grow(root, days)
+    fake_pipeline.commit(root)
+    return root
+
+
+def grow(root: Path, days: int, rows_a_day: int = 40, shift: int = 0, skip: int = 0) -> None:
+    """Write the source anew, of so many days, all but the first ``skip`` rows."""
+    lines = [
+        f"{(START + timedelta(days=day, minutes=row)).strftime('%Y-%m-%dT%H:%M:%SZ')},{row % 20 + shift},{row % 2}"
+        for day in range(days)
+        for row in range(rows_a_day)
+    ]
+    (root / "rows.csv").write_text("\n".join(["when,a,late", *lines[skip:], ""]))
+
+
+def copy(made: Path, root: Path) -> Path:
+    """A copy of one's own."""
+    return shutil.copytree(made, root, symlinks=True)

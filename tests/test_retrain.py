@@ -1,0 +1,142 @@
+"""`assay retrain` on a tiny project: killed, taken up, accepted, nothing to do, refused; the user's files untouched."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import time
+from pathlib import Path
+from typing import Any
+
+import fake_pipeline
+import pytest
+import retrain_world
+from fake_pipeline import git
+
+from flows import registry
+from flows.retraining import Wanted, plain
+from tasks.core import files
+from tasks.core.errors import UsageError
+
+FIRST, SECOND = "2020-02-01", "2020-03-10"
+
+
+def records(root: Path) -> list[dict[str, Any]]:
+    return [files.read_json(path) for path in sorted((root / "artifacts/runs/retrain").glob("*/record.json"))]
+
+
+def wait_for(path: Path) -> None:
+    deadline = time.monotonic() + 180
+    while not path.exists():
+        assert time.monotonic() < deadline, f"no {path}"
+        time.sleep(0.1)
+
+
+def untouched(root: Path) -> bool:
+    return (
+        git(root, "status", "--porcelain") == " M suite.yaml\n" and git(root, "branch", "--show-current") == "master\n"
+    )
+
+
+def left_behind(root: Path) -> list[str]:
+    """Folders beside the project, and its worktrees but for itself."""
+    beside = [path.name for path in root.parent.iterdir() if path.name not in (root.name, "remote")]
+    return (
+        beside + git(root, "worktree", "list").splitlines()[1:] + [p.name for p in root.glob(".dvc/tmp/retrain-*.json")]
+    )
+
+
+@pytest.fixture(scope="module")
+def accepted(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, subprocess.CompletedProcess[str]]:
+    """A project whose first retraining was killed in `compress`, and whose second call took it up."""
+    root = retrain_world.make(tmp_path_factory.mktemp("retrain") / "project")
+    with (root / "suite.yaml").open("a") as file:
+        file.write("# somebody works on this\n")
+    fake_pipeline.behave(root, {"compress": "sleep"})
+    command = [str(fake_pipeline.BIN / "assay"), "retrain", "--as-of", FIRST]
+    first = subprocess.Popen(command, cwd=root, env=fake_pipeline.environment(root), stderr=subprocess.DEVNULL)
+    wait_for(root / "pids.json")
+    second = fake_pipeline.run(root, "assay", "retrain", "--as-of", FIRST)
+    assert "SKIPPED: another retraining of it is running" in second.stdout
+    os.kill(first.pid, signal.SIGKILL)
+    first.wait()
+    assert untouched(root)
+    fake_pipeline.behave(root, {})
+    return root, fake_pipeline.run(root, "assay", "retrain", "--as-of", FIRST)
+
+
+def test_a_killed_run_is_taken_up_where_it_was(accepted: tuple[Path, subprocess.CompletedProcess[str]]) -> None:
+    root, done = accepted
+    assert "going on with the retraining of" in done.stderr
+    assert "tune: done" not in done.stderr  # it was done before the kill
+    assert "compress: done" in done.stderr
+    (record,) = records(root)
+    assert (record["word"], record["reason"], record["branch"]) == (
+        "ACCEPTED",
+        "the first run",
+        f"retrain/tiny/{FIRST}",
+    )
+    assert untouched(root)
+    assert not left_behind(root)
+    assert list((root.parent / "remote").rglob("*.dir"))  # what it made was pushed
+
+
+def test_what_is_accepted_is_a_branch_a_tag_and_a_bundle(
+    accepted: tuple[Path, subprocess.CompletedProcess[str]],
+) -> None:
+    root, done = accepted
+    (record,) = records(root)
+    assert (root / "dist" / "tiny" / record["version"] / "model.onnx").is_file()
+    branch = record["branch"]
+    assert git(root, "rev-list", "-n1", "tiny@v1.0.0") == git(root, "rev-parse", branch)
+    text = git(root, "show", f"{branch}:params.yaml")
+    assert text.startswith("# A comment that stays.\n")
+    assert f"as_of: '{FIRST}T00:00:00+00:00'" in text
+    assert "artifacts/export" in git(root, "show", f"{branch}:dvc.lock")
+    assert f"git merge {branch} && dvc checkout" in done.stdout
+    page = (Path(record["folder"]) / "report.html").read_text()
+    for told in ("ACCEPTED", "the first run", branch, record["version"], "verify.trials"):
+        assert told in page
+
+
+def test_the_next_snapshot_is_compared_and_the_search_begins_warm(
+    accepted: tuple[Path, subprocess.CompletedProcess[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = fake_pipeline.run_stages_of(retrain_world.copy(accepted[0], tmp_path / "project"), monkeypatch)
+    with pytest.raises(UsageError, match="date or a moment"):
+        plain(Wanted(root / "params.yaml", as_of="soon"))
+    register = registry.register
+
+    def cut_off(*_: Any) -> str:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(registry, "register", cut_off)
+    with pytest.raises(KeyboardInterrupt):  # bundle and branch are there, tag and record are not
+        plain(Wanted(root / "params.yaml", as_of=SECOND))
+    monkeypatch.setattr(registry, "register", register)
+    nothing = plain(Wanted(root / "params.yaml", as_of="2020-03-11"))  # completes the other one first
+    again, last = records(root)[-2:]
+    assert (nothing["word"], last["word"]) == ("NOTHING", "NOTHING")
+    assert git(root, "tag").split() == ["tiny@v1.0.0", "tiny@v2.0.0"]
+    assert again["word"] == "ACCEPTED"
+    assert again["reason"].startswith("age: the last accepted run is 38.0 days old; volume: 123% more rows")
+    assert again["version"].startswith("2-")
+    assert "warm_start: 'tiny.warm_start.csv'" in git(root, "show", f"{again['branch']}:params.yaml")
+    assert "${tune.warm_start}" in git(root, "show", f"{again['branch']}:dvc.yaml")
+    page = (Path(again["folder"]) / "report.html").read_text()
+    assert "<td>ingest.as_of</td>" in page
+    assert not left_behind(root)
+
+
+def test_broken_data_are_refused_before_anything_is_trained(
+    accepted: tuple[Path, subprocess.CompletedProcess[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = fake_pipeline.run_stages_of(retrain_world.copy(accepted[0], tmp_path / "project"), monkeypatch)
+    retrain_world.grow(root, 100, skip=400)
+    refused = fake_pipeline.run(root, "assay", "retrain", "--as-of", SECOND, code=3)
+    assert "400 rows before 2020-02-01T00:00:00+00:00 are gone" in refused.stderr
+    assert "tune" not in refused.stderr
+    assert records(root)[-1]["next"] == ["assay retrain --force"]
+    assert not left_behind(root)
+    assert git(root, "branch", "--list", "retrain/*").split() == [f"retrain/tiny/{FIRST}"]
