@@ -16,8 +16,8 @@ from tasks.core.stage import only_one
 
 if TYPE_CHECKING:
     from flows.promotion import Wanted
-    from tasks.monitor import Outcome
     from flows.retraining import Wanted as RetrainWanted
+    from tasks.monitor import Outcome
 
 _DRAIN_SECONDS = 10.0
 
