@@ -213,5 +213,5 @@ def test_every_key_of_the_schema_is_described() -> None:
 
 def test_the_schema_knows_every_section(tmp_path: Path) -> None:
     properties = settings.schema()["properties"]
-    assert list(properties) == ["base", *settings.STAGES, "promote", "monitor"]
+    assert list(properties) == ["base", *settings.STAGES, "promote", "monitor", "retrain"]
     assert set(worlds.PARAMS) == set(properties)

@@ -69,6 +69,7 @@ PARAMS: dict[str, Any] = {
     "export": {"golden_rows": 5, "description": "A tiny world.", "data_licence": "CC0-1.0"},
     "promote": {},
     "monitor": {},
+    "retrain": {},
 }
 SIZES = {"train": 1800, "validation": 500, "test": 600, "fresh": 100}
 
