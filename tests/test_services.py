@@ -19,6 +19,7 @@ import psutil
 import pytest
 import retrain_world
 from prefect.blocks.notifications import CustomWebhookNotificationBlock
+from prefect.client.orchestration import get_client
 from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, temporary_settings
 from ruamel.yaml import YAML
 
@@ -63,10 +64,11 @@ def test_up_runs_a_scheduled_retraining_and_down_leaves_nothing(tmp_path: Path, 
     fake_pipeline.commit(root)
     port = free_port()
     more = {"PREFECT_SERVER_API_AUTH_STRING": AUTH, "PREFECT_WORKER_QUERY_SECONDS": "1"}
-    said = fake_pipeline.run(root, "assay", "up", "--port", str(port), **more).stdout
-    pids = [one["pid"] for one in Services(root).running()["processes"]]
-    family = [child for pid in pids for child in (psutil.Process(pid), *psutil.Process(pid).children(recursive=True))]
+    family: list[psutil.Process] = []
     try:
+        said = fake_pipeline.run(root, "assay", "up", "--port", str(port), **more).stdout
+        pids = [one["pid"] for one in Services(root).running()["processes"]]
+        family = [one for pid in pids for one in (psutil.Process(pid), *psutil.Process(pid).children(recursive=True))]
         assert f"UI: http://127.0.0.1:{port}\n" in said
         assert "deployment: retrain/tiny" in said
         assert len(pids) == 2
@@ -75,6 +77,10 @@ def test_up_runs_a_scheduled_retraining_and_down_leaves_nothing(tmp_path: Path, 
         with temporary_settings({PREFECT_API_URL: f"http://127.0.0.1:{port}/api", PREFECT_API_AUTH_STRING: AUTH}):
             hook = {"subject": "{{subject}}", "body": "{{body}}"}
             CustomWebhookNotificationBlock(name="ops", url=sink[0], json_data=hook).save("ops")
+            with get_client(sync_client=True) as client:
+                (automation,) = client.request("POST", "/automations/filter", json={}).json()
+        assert automation["trigger"]["expect"] == ["assay.drift"]
+        assert automation["trigger"]["match"] == {"prefect.resource.id": "assay.model.tiny"}
         command = ["deployment", "run", "retrain/tiny", "--param", "as_of=2020-02-01", "--watch"]
         url = {"PREFECT_API_URL": f"http://127.0.0.1:{port}/api", "PREFECT_API_AUTH_STRING": AUTH}
         watched = fake_pipeline.run(root, "prefect", *command, **url)
