@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import model
 from mlserver import MLModel
-from mlserver.codecs import NumpyCodec, StringCodec
-from mlserver.types import InferenceRequest, InferenceResponse
+from mlserver.codecs import NumpyCodec
+from mlserver.types import InferenceRequest, InferenceResponse, ResponseOutput
 
 
 class Runtime(MLModel):
@@ -21,7 +21,12 @@ class Runtime(MLModel):
             i.name: model.np.array(i.data.root, model.DTYPES[i.datatype]).reshape(i.shape) for i in payload.inputs
         }
         made = [
-            (StringCodec if array.dtype == object else NumpyCodec).encode_output(name, array)
+            texts(name, array) if array.dtype == object else NumpyCodec.encode_output(name, array)
             for name, array in zip(self.names, self.session.run(self.names, tensors), strict=True)
         ]
         return InferenceResponse(model_name=self.name, outputs=made)
+
+
+def texts(name: str, array: model.np.ndarray) -> ResponseOutput:
+    """Texts of any shape; MLServer's own codec knows lists of them only."""
+    return ResponseOutput(name=name, shape=list(array.shape), datatype="BYTES", data=array.ravel().tolist())
