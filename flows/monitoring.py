@@ -14,13 +14,13 @@ from tasks.promote import moves
 from tasks.promote.store import find
 
 
-def examine(params: Path, bundle: Path | None = None, ask: Callable[[Outcome], None] = lambda _: None) -> Outcome:
+def examine(params: Path, bundle: Path | None = None, ask: Callable[[Outcome], None] | None = None) -> Outcome:
     """Judge the newest rows; for errors see :func:`tasks.monitor.monitor`.
 
     Args:
         params: the params file.
         bundle: what they are held against; None takes what serves at ``monitor.stage``.
-        ask: for a retraining.
+        ask: for a retraining; None where nobody would hear it.
     """
     settings, root = load(params), params.parent
     with _champion(settings, root, bundle) as folder:

@@ -28,8 +28,10 @@ def _send(name: str, subject: str, body: str) -> str:
 
     try:
         block: Any = Block.load(name)
-        block.notify(body, subject)
+        with block.raise_on_failure():
+            block.notify(body, subject)
     except Exception as error:  # noqa: BLE001 (whatever a messenger raises is told to whoever reads the log)
-        reason = " ".join(str(error).split())
-        return f"notification through {name}: not sent: {type(error).__name__}: {reason}"
+        # Not in its own words: they may hold the address, which is the secret of many a webhook.
+        status = getattr(getattr(error, "response", None), "status_code", None)
+        return f"notification through {name}: not sent: {type(error).__name__}" + (f" {status}" if status else "")
     return f"notification through {name}: sent"

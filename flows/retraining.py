@@ -271,7 +271,8 @@ def _publish(place: Workplace, state: dict[str, Any]) -> dict[str, Any]:
     branch = state.get("branch") or _free_branch(place, state)
     if state.get("branch") is None:
         place.keep(state | {"branch": branch})
-    git(place.top, "update-ref", f"refs/heads/{branch}", commit)
+    if not git(place.top, "for-each-ref", f"refs/heads/{branch}"):  # a person may have gone on from there since
+        git(place.top, "update-ref", f"refs/heads/{branch}", commit)
     registered = registry.register(pipeline, registry.artifact(pipeline), version, commit)
     told = {"branch": branch, "registered": registered, "staging": _to_staging(place, pipeline, version, state)}
     return _end(place, state | told, "ACCEPTED", state["decision"]["reason"])
@@ -280,7 +281,7 @@ def _publish(place: Workplace, state: dict[str, Any]) -> dict[str, Any]:
 def _free_branch(place: Workplace, state: dict[str, Any]) -> str:
     day = (state["as_of"] or datetime.now(UTC).isoformat())[:10]
     stem = f"retrain/{state['name']}/{day}"
-    taken = set(git(place.top, "for-each-ref", "--format=%(refname:short)", "refs/heads/retrain").splitlines())
+    taken = set(git(place.top, "for-each-ref", "--format=%(refname:lstrip=2)", "refs/heads/retrain").splitlines())
     return next(name for name in (stem, *(f"{stem}.{n}" for n in range(2, len(taken) + 3))) if name not in taken)
 
 

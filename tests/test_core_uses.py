@@ -11,7 +11,7 @@ import pytest
 
 from tasks.core import files
 from tasks.core.errors import IntegrityError, MachineError
-from tasks.core.uses import LEDGER, Past, count, seen, told
+from tasks.core.uses import LEDGER, Past, carry, count, seen, told
 
 
 def judged(folder: Path, models: int, test: str = "test", **limits: int) -> list[tuple[int, str, tuple[str, ...]]]:
@@ -109,3 +109,14 @@ def test_processes_that_count_at_once_lose_no_judgement(tmp_path: Path) -> None:
     running = [subprocess.Popen([sys.executable, "-c", code, tmp_path, name]) for name in "ab"]
     assert [process.wait(60) for process in running] == [0, 0]
     assert count(tmp_path, "test", ("last", "settings")).n == 41
+
+
+def test_a_ledger_that_is_carried_along_loses_nothing_of_either(tmp_path: Path) -> None:
+    home, away = tmp_path / "home", tmp_path / "away"
+    for folder, models in ((home, "ab"), (away, "bc")):
+        for model in models:
+            count(folder, "test", (model, "s"))
+    carry(tmp_path / "none", home)
+    carry(away, home)
+    assert [one["model"] for one in files.read_json(home / LEDGER)["tests"]["test"]] == ["a", "b", "c"]
+    assert count(home, "test", ("c", "s")).n == 3

@@ -41,7 +41,7 @@ def settings(**changes: Any) -> Params:
 
 
 def run(root: Path, champion: Champion, days: float, **changes: Any) -> Outcome:
-    return monitor(settings(**changes), root, champion.folder, now=after(days))
+    return monitor(settings(**changes), root, champion.folder, lambda _: None, after(days))
 
 
 # Distances.
@@ -137,6 +137,14 @@ def test_logs_day_by_day(champion: Champion, tmp_path: Path) -> None:
     assert "DRIFT. The model is asked about other rows" in page
     assert "none is asked for again until 2030-01-11" in page
     assert "src=" not in page and "href=" not in page
+
+
+def test_what_nobody_heard_is_asked_for_again_by_the_next_window(champion: Champion, tmp_path: Path) -> None:
+    log(tmp_path / "logs", champion, [drifted(day) for day in range(3)])
+    asked: list[Outcome] = []
+    assert monitor(settings(), tmp_path, champion.folder, None, after(2)).asks == DRIFT
+    assert monitor(settings(), tmp_path, champion.folder, asked.append, after(3)).asks == DRIFT
+    assert len(asked) == 1
 
 
 def test_columns_that_move_by_themselves_are_shown_but_never_called_drift(champion: Champion, tmp_path: Path) -> None:

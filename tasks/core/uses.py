@@ -145,6 +145,27 @@ def _enter(folder: Path, test: str, judgement: Judgement, known: Past) -> tuple[
             return uses.index(use) + 1, lacked
 
 
+def carry(source: Path, target: Path) -> None:
+    """Enter the judgements of one folder's ledger that another one's lacks, after its own.
+
+    Raises:
+        IntegrityError: if a ledger is not readable.
+        MachineError: if the disk refuses.
+    """
+    from filelock import FileLock
+
+    if not (source / LEDGER).is_file():
+        return
+    with files.machine_errors(target):
+        target.mkdir(parents=True, exist_ok=True)
+        with FileLock(target / f".{LEDGER}.lock"):
+            ledger = _read(target / LEDGER)
+            for test, uses in _read(source / LEDGER).items():
+                own = ledger.setdefault(test, [])
+                own += [use for use in uses if use not in own]
+            files.write_json(target / LEDGER, {"schema_version": SCHEMA_VERSION, "tests": ledger})
+
+
 def _use(judgement: Judgement) -> dict[str, str]:
     return {"model": judgement[0], "settings": judgement[1]}
 

@@ -11,6 +11,7 @@ columns together). A retraining is asked for when the same thing drifted ``in_a_
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -32,7 +33,7 @@ def monitor(
     params: Params,
     root: Path,
     bundle: Path,
-    ask: Callable[[Outcome], None] = lambda _: None,
+    ask: Callable[[Outcome], None] | None = None,
     now: datetime | None = None,
 ) -> Outcome:
     """Judge the windows that were not judged yet, leave the page, and ask for a retraining if it is time to.
@@ -43,7 +44,7 @@ def monitor(
         params: the checked params file.
         root: its folder.
         bundle: what rows are held against.
-        ask: for a retraining.
+        ask: for a retraining; None where nobody would hear it.
         now: this moment, in UTC.
 
     Raises:
@@ -65,14 +66,17 @@ def monitor(
             champion = Champion.read(bundle)
             _check_ignored(params.monitor.ignore, champion)
             found = _read(params, root, champion, moment)
-            judging = Judging(params, champion, State.read(folder, champion.digest))
+            before = State.read(folder, champion.digest)
+            judging = Judging(params, champion, before)
             for window in found.windows:
                 judging.judge(window)
             outcome, state = judging.outcome(found, folder, moment)
             files.write_json(folder / "monitor.json", files.without_nan(dict(outcome.told)))
             files.write_text(folder / "report.html", report.render(outcome.told))
-            if outcome.asks:
+            if outcome.asks and ask is not None:
                 ask(outcome)
+            elif outcome.asks:
+                state = replace(state, asked=before.asked)  # nobody heard it: the next window asks again
             state.write(folder)
     return outcome
 
