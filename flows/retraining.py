@@ -18,10 +18,13 @@ from flows import registry
 from flows.bundles import bundle, export_must_run
 from flows.pipeline import Pipeline, inspect
 from flows.records import Records
+from flows.stage_log import last_error
 from flows.workplace import Workplace, git, stages_of
 from tasks import promote, retrain
 from tasks.core import files
 from tasks.core.errors import AssayError, DataRejected, MachineError, NotProven, PromotionRefused, UsageError
+from tasks.core.log import log_file
+from tasks.core.settings import STAGES
 from tasks.core.splitting import TimeSplit, moment
 from tasks.export import publish
 
@@ -110,10 +113,16 @@ def carry_out(wanted: Wanted, conduct: Conduct[Any], run_stages: RunStages) -> d
                 return _work(place, state, wanted, conduct, run_stages)
         except (DataRejected, NotProven) as error:
             by = "data" if isinstance(error, DataRejected) else "candidate"
-            return _end(place, state | {"by": by}, "REJECTED", str(error))
+            return _end(place, state | {"by": by}, "REJECTED", _own_words(place) or str(error))
         except AssayError as error:
             Records(home).write(state, "FAILED", str(error))
             raise
+
+
+def _own_words(place: Workplace) -> str:
+    """What the stage that ended last said of its end: its log goes with the workplace."""
+    logs = [log for stage in STAGES if (log := log_file(place.there_artifacts, stage)).is_file()]
+    return last_error(max(logs, key=lambda log: log.stat().st_mtime_ns)) if logs else ""
 
 
 def _as_of(home: Pipeline, given: str | None) -> datetime | None:

@@ -56,6 +56,19 @@ class Follower:
         return self._level, found["text"]
 
 
+def last_error(path: Path) -> str:
+    """The last error that a log tells, all its lines; empty if it tells none."""
+    words: list[str] = []
+    within = False
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        if found := _LINE.match(line):
+            within = found["level"] == "ERROR"
+            words = [found["text"]] if within else words
+        elif within:
+            words.append(line)
+    return "\n".join(words)
+
+
 def api_logger() -> logging.Logger:
     """A logger whose records belong to the Prefect run that is active, and are shown nowhere else."""
     from prefect.logging.handlers import APILogHandler

@@ -158,7 +158,7 @@ class Workplace:
         if own.is_file():
             shutil.copy(own, there / own.name)
         with Repo(str(self.home.repo)) as repo:
-            cache = repo.cache.local.path
+            cache = repo.cache.local_cache_dir
         with Config(str(there)).edit("local") as config:
             config["cache"]["dir"] = cache
 

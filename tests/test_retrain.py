@@ -100,6 +100,19 @@ def test_what_is_accepted_is_a_branch_a_tag_and_a_bundle(
         assert told in page
 
 
+def test_what_it_says_to_do_next_brings_the_data_of_the_version_without_the_remote(
+    accepted: tuple[Path, subprocess.CompletedProcess[str]], tmp_path: Path
+) -> None:
+    root = retrain_world.copy(accepted[0], tmp_path / "project")
+    (record,) = records(root)
+    git(root, "checkout", "-q", "suite.yaml")
+    for command in record["next"][0].split(" && "):
+        fake_pipeline.run(root, *command.split())
+    assert files.read_json(root / "artifacts" / "metrics.json") == {"verify.trials": 2}
+    assert (root / "artifacts" / "export" / "manifest.json").is_file()
+    assert fake_pipeline.run(root, "dvc", "status").stdout == "Data and pipelines are up to date.\n"
+
+
 def test_the_next_snapshot_is_compared_and_the_search_begins_warm(
     accepted: tuple[Path, subprocess.CompletedProcess[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -140,3 +153,17 @@ def test_broken_data_are_refused_before_anything_is_trained(
     assert records(root)[-1]["next"] == ["assay retrain --force"]
     assert not left_behind(root)
     assert git(root, "branch", "--list", "retrain/*").split() == [f"retrain/tiny/{FIRST}"]
+
+
+@pytest.mark.parametrize(("stage", "code", "by"), [("validate", 3, "data"), ("verify", 4, "candidate")])
+def test_a_first_run_that_a_stage_rejects_says_so_in_that_stages_own_words(
+    stage: str, code: int, by: str, tmp_path: Path
+) -> None:
+    root = retrain_world.make(tmp_path / "project")
+    fake_pipeline.behave(root, {stage: f"exit {code}"})
+    fake_pipeline.run(root, "assay", "retrain", "--as-of", FIRST, code=code)
+    (record,) = records(root)
+    assert (record["word"], record["by"]) == ("REJECTED", by)
+    assert record["reason"] == f"{stage}: cannot\n  found:   nothing"
+    assert "cannot" in (Path(record["folder"]) / "report.html").read_text()
+    assert not left_behind(root)
