@@ -91,6 +91,13 @@ def test_without_drift_chances_are_spread_evenly_and_no_distance_counts() -> Non
 # Windows in a row.
 
 
+def test_windows_whose_labels_came_in_another_order_are_taken_by_their_time() -> None:
+    days = {"2030-01-03": ("auc",), "2030-01-01": (), "2030-01-02": ("auc",)}
+    late = [Judged("performance", f"{day}T00:00:00+00:00", day, 1, what) for day, what in days.items()]
+    assert State("d", tuple(late)).lasting("performance", 2) == ("auc",)
+    assert State("d", tuple(late[:2])).lasting("performance", 2) == ()
+
+
 def judged(*what: tuple[str, ...]) -> State:
     return State("d", tuple(Judged("rows", str(place), "", 1, one) for place, one in enumerate(what)))
 
@@ -215,6 +222,19 @@ def test_labels_that_come_later_show_how_good_the_answers_were(champion: Champio
     assert (bad.word, bad.asks, bad.told["performance"]["worse"]) == ("DRIFT", ("auc",), True)
     assert bad.told["performance"]["figure"] < 0.5
     assert run(tmp_path, champion, 4, labels="late.csv").asks == ()
+
+
+def test_a_row_without_a_finite_answer_is_left_out_of_the_metric_alone(champion: Champion, tmp_path: Path) -> None:
+    days = [steady(0)]
+    log(tmp_path / "logs", champion, days)
+    labels(tmp_path / "late.csv", days)
+    (path,) = (tmp_path / "logs").iterdir()
+    head, first, *others = path.read_text().splitlines(keepends=True)
+    path.write_text("".join([head, json.dumps(json.loads(first) | {"answer": None}) + "\n", *others]))
+    told = run(tmp_path, champion, 1, labels="late.csv").told
+    assert told["performance"]["rows"] == ROWS - 1
+    assert "1 rows had no finite answer: the metric is that of the others" in told["notes"]
+    assert told["window"]["rows"] == ROWS
 
 
 def test_labels_are_read_however_they_are_written(champion: Champion, tmp_path: Path) -> None:

@@ -189,7 +189,12 @@ class _Files:
 
     def _make_room(self) -> None:
         """Remove the oldest files, until one more fits in."""
-        found = sorted((path.stat().st_mtime_ns, path.stat().st_size, path) for path in self._folder.glob(PATTERN))
+        found = []
+        for path in self._folder.glob(PATTERN):
+            with suppress(FileNotFoundError):  # another server made room as well
+                status = path.stat()
+                found.append((status.st_mtime_ns, status.st_size, path))
+        found.sort()
         total = sum(size for _, size, _ in found)
         for _, size, path in found:
             if total <= self._most - self._most // _PARTS:

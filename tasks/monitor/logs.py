@@ -130,6 +130,9 @@ def _windows(
     bins = np.array(rows.bins).reshape(len(moments), len(order))
     answers, notes = _answers(np.array(rows.answers), champion), _notes(rows, future)
     known, doubtful = _labels(rows.ids, labels)
+    if answers is not None and known is not None and (without := np.isnan(rows.answers)).any():
+        known[without] = np.nan
+        notes.append(f"{int(without.sum())} rows had no finite answer: the metric is that of the others")
     if doubtful:
         notes.append(f"{doubtful} rows share their id with others, so their labels are not used")
     windows = []
@@ -164,13 +167,17 @@ def _notes(rows: _Rows, future: np.ndarray) -> list[str]:
 
 
 def _answers(answers: np.ndarray, champion: Champion) -> np.ndarray | None:
-    """As the metric takes them: scores [rows], or of classes the answered one as a certainty [rows, classes]."""
+    """As the metric takes them: scores [rows], or of classes the answered one as a certainty [rows, classes].
+
+    Anything where a row has no answer; None where none has one, as with rankings.
+    """
     shown, labels = champion.shown, champion.signature.outputs[0].labels
-    if shown is None or np.isnan(answers).any():
+    if shown is None or np.isnan(answers).all():
         return None
     if labels is None or champion.signature.outputs[0].is_column:
         return answers
-    return np.eye(len(labels))[answers.astype(np.int64)] if shown.metric.name in _OF_CLASSES else None
+    places = np.nan_to_num(answers).astype(np.int64)
+    return np.eye(len(labels))[places] if shown.metric.name in _OF_CLASSES else None
 
 
 def _labels(ids: list[str | None], labels: Mapping[str, float] | None) -> tuple[np.ndarray | None, int]:

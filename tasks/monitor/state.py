@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
+from datetime import datetime
 from pathlib import Path
 from typing import Literal
 
@@ -73,8 +74,12 @@ class State:
         files.write_json(folder / NAME, asdict(self))
 
     def of(self, series: Series) -> list[Judged]:
-        """Its windows, oldest first."""
-        return [one for one in self.judged if one.series == series]
+        """Its windows, oldest first: labels may come in another order. Those of tables are as they were judged."""
+        found = [one for one in self.judged if one.series == series]
+        try:
+            return sorted(found, key=lambda one: datetime.fromisoformat(one.key))
+        except ValueError:  # the key of a table is a hash
+            return found
 
     def holds(self, series: Series, key: str) -> bool:
         """Whether a window was judged."""
