@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from flows.publish import report
 from flows.workplace import Workplace, git
 from tasks import retrain
 from tasks.core import files
+from tasks.core.settings import STAGES
 
 _RECORD = "record.json"
 _TRIALS = "trials.csv"
@@ -54,7 +56,7 @@ class Records:
         folder = self.folder / state["id"]
         folder.mkdir(parents=True, exist_ok=True)
         if place is not None:
-            self._keep_reports(place.there_artifacts, folder)
+            self._keep_reports(place.there_artifacts, folder, state.get("until", STAGES[-1]))
         when = datetime.now(UTC).isoformat(timespec="seconds")
         record = {**state, "word": word, "reason": reason, "when": when, "folder": str(folder)}
         record["next"] = next_commands(record)
@@ -72,6 +74,8 @@ class Records:
             "before": before,
             "metrics": metrics,
             "verdict": _json(folder / "verify.json"),
+            "checks": (_json(folder / "checks.json") or {}).get("outcomes", []),
+            "trials": _rows(folder / _TRIALS),
             "candidates": _json(folder / "candidates.json") or [],
             "code": self._commits(before.get("commit"), record["commit"]),
             "pages": [path.name for path in sorted(folder.glob("*.html")) if path.name != "report.html"],
@@ -83,21 +87,30 @@ class Records:
             return []
         return git(self.home.repo, "log", "--oneline", "--no-decorate", "-50", f"{before}..{now}").splitlines()
 
-    def _keep_reports(self, artifacts: Path, folder: Path) -> None:
-        pages = {
-            "tune.html": artifacts / "tune" / "report.html",
-            _TRIALS: artifacts / "tune" / "trials.csv",
-            "candidates.json": artifacts / "compress" / "candidates.json",
-            "metrics.json": artifacts / "metrics.json",
-        }
-        for stage in ("validate", "verify"):
-            for passed in (True, False):  # what a stage rejected is newer than what it left before
-                if (found := report(artifacts, stage, passed)) is not None:
-                    pages[f"{stage}.html"] = found.with_name("report.html")
-                    pages[f"{stage}{found.suffix}"] = found
+    def _keep_reports(self, artifacts: Path, folder: Path, until: str) -> None:
+        """Those of the stages up to one; what lies there of later ones is of the version before."""
+        done = STAGES[: STAGES.index(until) + 1]
+        pages = {name: path for stage in done for name, path in _reports(artifacts, stage).items()}
         for name, path in pages.items():
             if path.is_file():
                 shutil.copyfile(path, folder / name)
+
+
+def _reports(artifacts: Path, stage: str) -> dict[str, Path]:
+    """Name in a record's folder -> what a stage left, if it left it."""
+    own = artifacts / stage
+    measured = artifacts / "runs" / "candidates.json"  # not there after a checkout
+    known = {
+        "tune": {"tune.html": own / "report.html", _TRIALS: own / "trials.csv"},
+        "compress": {"candidates.json": measured if measured.is_file() else own / "candidates.json"},
+        "verify": {"metrics.json": artifacts / "metrics.json"},
+    }
+    pages = dict(known.get(stage, {}))
+    for passed in (True, False):  # what a stage rejected is newer than what it left before
+        if (found := report(artifacts, stage, passed)) is not None:
+            pages |= {f"{stage}.html": found.with_name("report.html"), f"{stage}{found.suffix}": found}
+            pages |= {"checks.json": found.with_name("results.json")} if stage == "validate" else {}
+    return pages
 
 
 def next_commands(record: Mapping[str, Any]) -> list[str]:
@@ -111,6 +124,13 @@ def next_commands(record: Mapping[str, Any]) -> list[str]:
     if record["word"] == "REJECTED":
         return ["assay retrain --force"] if record["by"] == "data" else ["assay run"]
     return ["assay retrain"] if record["word"] == "FAILED" else []
+
+
+def _rows(path: Path) -> list[dict[str, str]]:
+    if not path.is_file():
+        return []
+    with path.open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
 
 
 def _json(path: Path) -> Any:

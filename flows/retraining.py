@@ -112,17 +112,18 @@ def carry_out(wanted: Wanted, conduct: Conduct[Any], run_stages: RunStages) -> d
             with stages_of(place):
                 return _work(place, state, wanted, conduct, run_stages)
         except (DataRejected, NotProven) as error:
-            by = "data" if isinstance(error, DataRejected) else "candidate"
-            return _end(place, state | {"by": by}, "REJECTED", _own_words(place) or str(error))
+            by, stage = "data" if isinstance(error, DataRejected) else "candidate", _last_stage(place)
+            reason = last_error(log_file(place.there_artifacts, stage)) or str(error)
+            return _end(place, state | {"by": by, "until": stage}, "REJECTED", reason)
         except AssayError as error:
             Records(home).write(state, "FAILED", str(error))
             raise
 
 
-def _own_words(place: Workplace) -> str:
-    """What the stage that ended last said of its end: its log goes with the workplace."""
-    logs = [log for stage in STAGES if (log := log_file(place.there_artifacts, stage)).is_file()]
-    return last_error(max(logs, key=lambda log: log.stat().st_mtime_ns)) if logs else ""
+def _last_stage(place: Workplace) -> str:
+    """The stage that ended last; its log goes with the workplace."""
+    logs = {stage: log_file(place.there_artifacts, stage) for stage in STAGES}
+    return max((stage for stage in STAGES if logs[stage].is_file()), key=lambda stage: logs[stage].stat().st_mtime_ns)
 
 
 def _as_of(home: Pipeline, given: str | None) -> datetime | None:
@@ -195,9 +196,9 @@ def _work(
     state["decision"] = {"word": decision.word, "reason": decision.reason}
     state["findings"] = [one.as_json() for one in decision.findings]
     if decision.word == "BROKEN":
-        return _end(place, state | {"by": "data"}, "REJECTED", decision.reason)
+        return _end(place, state | {"by": "data", "until": "validate"}, "REJECTED", decision.reason)
     if decision.word == "NOTHING":
-        return _end(place, state, "NOTHING", decision.reason)
+        return _end(place, state | {"until": "validate"}, "NOTHING", decision.reason)
     run_stages(pipeline, None)
     made = bundle(pipeline)
     if made is None:

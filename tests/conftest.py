@@ -3,8 +3,11 @@
 import os
 import shutil
 import signal
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import chromium
 import fake_pipeline
 import fault_world
 import promote_world
@@ -59,6 +62,13 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 run_stage(stage, params, partial)
             partial.rename(root)
     return root
+
+
+@pytest.fixture(scope="session")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """A real browser; tests of it are marked :data:`chromium.without_chromium`."""
+    with chromium.started(tmp_path_factory.mktemp("profile")) as driver:
+        yield driver
 
 
 @pytest.fixture(scope="session")

@@ -12,6 +12,7 @@ from typing import Any
 import fake_pipeline
 import pytest
 import retrain_world
+from chromium import PHONE, opened, shown, without_chromium
 from fake_pipeline import git
 
 from flows import registry
@@ -20,6 +21,7 @@ from tasks.core import files
 from tasks.core.errors import UsageError
 
 FIRST, SECOND = "2020-02-01", "2020-03-10"
+_DRAWINGS = ("value of each trial", "metric and size of each candidate")
 
 
 def records(root: Path) -> list[dict[str, Any]]:
@@ -100,6 +102,26 @@ def test_what_is_accepted_is_a_branch_a_tag_and_a_bundle(
         assert told in page
 
 
+@without_chromium
+@pytest.mark.parametrize("phone", [False, True], ids=["desk", "phone"])
+def test_the_page_is_readable(
+    accepted: tuple[Path, subprocess.CompletedProcess[str]], browser: Any, phone: bool
+) -> None:
+    (record,) = records(accepted[0])
+    page = opened(browser, Path(record["folder"]) / "report.html", phone)
+    (title,) = shown(page, "h1")
+    assert title.text == "Retraining of tiny: ACCEPTED"
+    assert title.rect["y"] < 120
+    headings = [heading.text for heading in shown(page, "h2")]
+    wanted = ["What to do next", "Decision", "Verdict of the gate: ACCEPT", "Champion: PASS", "Checks of the data"]
+    assert [one for one in headings if one in wanted] == wanted
+    assert {"Search", "Compression", "What changed since the last accepted run"} <= set(headings)
+    assert [len(shown(page, f'svg[aria-label="{name}"] circle')) for name in _DRAWINGS] == [2, 2]
+    assert "rows are whole" in page.page_source
+    if phone:
+        assert page.execute_script("return document.documentElement.scrollWidth") <= PHONE["width"]
+
+
 def test_what_it_says_to_do_next_brings_the_data_of_the_version_without_the_remote(
     accepted: tuple[Path, subprocess.CompletedProcess[str]], tmp_path: Path
 ) -> None:
@@ -166,5 +188,7 @@ def test_a_first_run_that_a_stage_rejects_says_so_in_that_stages_own_words(
     (record,) = records(root)
     assert (record["word"], record["by"]) == ("REJECTED", by)
     assert record["reason"] == f"{stage}: cannot\n  found:   nothing"
-    assert "cannot" in (Path(record["folder"]) / "report.html").read_text()
+    page = (Path(record["folder"]) / "report.html").read_text()
+    assert "cannot" in page
+    assert ("Compression" in page) == (stage == "verify")  # what later stages left is of another run
     assert not left_behind(root)

@@ -4,40 +4,20 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import worlds
+from chromium import PHONE, opened, shown, without_chromium
 from fault_world import Picture, answer, rewrite
 
 from tasks.core.errors import NotProven
 from tasks.core.stage import run_stage
 
-_CHROMIUM, _DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
 _CHECKS = ["slices", "flips", "calibration", "scores"]
-_PHONE = {"width": 390, "height": 844, "deviceScaleFactor": 2, "mobile": True}
-_OFFLINE = (
-    "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update",
-    "--disable-sync", "--no-first-run",
-)  # fmt: skip
 
-pytestmark = pytest.mark.skipif(not (_CHROMIUM and _DRIVER), reason="no Chromium here: sh tests/os_packages.sh")
-
-
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    from selenium import webdriver
-
-    options = webdriver.ChromeOptions()
-    options.binary_location = str(_CHROMIUM)
-    for argument in (*_OFFLINE, f"--user-data-dir={tmp_path_factory.mktemp('profile')}"):
-        options.add_argument(argument)
-    options.set_capability("goog:loggingPrefs", {"performance": "ALL", "browser": "ALL"})
-    driver = webdriver.Chrome(options, webdriver.ChromeService(str(_DRIVER)))
-    yield driver
-    driver.quit()
+pytestmark = without_chromium
 
 
 @pytest.fixture(scope="module")
@@ -61,33 +41,13 @@ def rejected(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root / "artifacts/rejected/verify/report.html"
 
 
-def opened(browser: Any, page: Path, phone: bool) -> Any:
-    """The page, shown at once: nothing of what was asked for lies outside it, and nothing went wrong."""
-    browser.get_log("performance"), browser.get_log("browser")
-    browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
-    if phone:
-        browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", _PHONE)
-    browser.get(page.as_uri())
-    events = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
-    asked = {event["params"]["request"]["url"] for event in events if event["method"] == "Network.requestWillBeSent"}
-    assert {url for url in asked if not url.startswith("data:")} == {page.as_uri()}
-    assert browser.get_log("browser") == []
-    return browser
-
-
-def shown(browser: Any, selector: str) -> list[Any]:
-    """Elements that take room on the page."""
-    found = browser.find_elements("css selector", selector)
-    return [each for each in found if each.rect["width"] > 0 and each.rect["height"] > 0]
-
-
 @pytest.mark.parametrize("phone", [False, True], ids=["desk", "phone"])
 @pytest.mark.parametrize("which", ["accepted", "rejected"])
 def test_the_page_is_readable(browser: Any, request: pytest.FixtureRequest, which: str, phone: bool) -> None:
     page = opened(browser, request.getfixturevalue(which), phone)
     if phone:
-        assert page.execute_script("return document.documentElement.scrollWidth") <= _PHONE["width"]
-        assert page.execute_script("return window.innerWidth") == _PHONE["width"]
+        assert page.execute_script("return document.documentElement.scrollWidth") <= PHONE["width"]
+        assert page.execute_script("return window.innerWidth") == PHONE["width"]
     (verdict,) = shown(page, ".verdict")
     assert verdict.rect["y"] < 120, "the verdict comes first"
     said = {

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tasks.core import pages
+from tasks.core.drawing import Axis
 
 _GOOD = {"ACCEPTED": "good", "REJECTED": "bad", "FAILED": "bad"}
+#: Size of a drawing, and the room around it for its words.
+_WIDTH, _HEIGHT, _MARGIN = 640, 240, 46
 
 
 def page(told: Mapping[str, Any]) -> str:
@@ -15,19 +19,63 @@ def page(told: Mapping[str, Any]) -> str:
 
     Args:
         told: ``record`` of the run; ``before``, that of the last accepted one with its ``metrics``, or empty;
-            ``metrics``, ``verdict`` and ``candidates`` as the stages left them, as far as they did; ``code``, the
-            commits since then; ``pages``, other pages beside this one.
+            ``metrics``, ``verdict``, ``checks`` (of the data), ``trials`` and ``candidates`` as the stages left them,
+            as far as they did; ``code``, the commits since then; ``pages``, other pages beside this one.
     """
     record = told["record"]
     rows = _changes(record.get("snapshot") or {}, told["before"].get("snapshot") or {}, ("rows", "as_of", "newest"))
     template = pages.environment("tasks.retrain").get_template("report.html.j2")
     return template.render(
         **told,
+        width=_WIDTH,
+        height=_HEIGHT,
+        margin=_MARGIN,
+        checked=_checked(told["checks"]),
+        study=_study(told["trials"]),
+        front=_front(told["candidates"]),
         tone=_GOOD.get(record["word"], "plain"),
         data=rows,
         figures=_changes(told["metrics"], told["before"].get("metrics", {}), sorted(told["metrics"])),
         params=_different(record.get("settings") or {}, told["before"].get("settings") or {}),
     )
+
+
+def _checked(outcomes: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """How many checks of the data came out how, and those that a person should look at."""
+    counts = Counter(one["outcome"] for one in outcomes)
+    return {"counts": dict(counts.most_common()), "others": [one for one in outcomes if one["outcome"] != "passed"]}
+
+
+def _study(trials: Sequence[Mapping[str, str]]) -> dict[str, Any] | None:
+    """A point for each trial that has a value, and the best so far as steps; None without any."""
+    told = [(int(row["trial"]), float(row["value"]), row) for row in trials if row["value"]]
+    if not told:
+        return None
+    across = Axis.of([number for number, _, _ in told], _MARGIN, _WIDTH - 8)
+    up = Axis.of([value for _, value, _ in told], _HEIGHT - _MARGIN / 2, 8)
+    best = [(int(row["trial"]), float(row["best"])) for row in trials if row["best"]]
+    corners = [
+        (across(number), up(value))
+        for place, (number, _) in enumerate(best)
+        for value in dict.fromkeys((best[max(0, place - 1)][1], best[place][1]))
+    ]
+    return {
+        "across": across,
+        "up": up,
+        "points": [(row, across(number), up(value)) for number, value, row in told],
+        "best": " ".join(f"{x},{y}" for x, y in corners),
+        "states": dict(Counter(row["state"] for row in trials).most_common()),
+    }
+
+
+def _front(candidates: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
+    """Metric against size, a point for each candidate that runs; None without any."""
+    told = [one for one in candidates if one["value"] is not None and one["size_kib"]]
+    if not told:
+        return None
+    across = Axis.of([one["size_kib"] for one in told], _MARGIN, _WIDTH - 8)
+    up = Axis.of([one["value"] for one in told], _HEIGHT - _MARGIN / 2, 8)
+    return {"across": across, "up": up, "points": [(one, across(one["size_kib"]), up(one["value"])) for one in told]}
 
 
 def _different(now: Mapping[str, Any], before: Mapping[str, Any]) -> list[tuple[str, str, str]]:

@@ -6,65 +6,15 @@ same page.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from tasks.core import pages
+from tasks.core.drawing import Axis
 from tasks.core.settings import Tune
 
 #: Size of a drawing, and the room around it for its words.
 _WIDTH, _HEIGHT, _MARGIN = 640, 240, 46
-_TICKS = 4
-
-
-@dataclass(frozen=True)
-class Axis:
-    """Places numbers, or words, between two ends of a drawing."""
-
-    low: float
-    high: float
-    start: float
-    end: float
-    log: bool = False
-    words: tuple[str, ...] = ()
-    whole: bool = False
-
-    @staticmethod
-    def of(values: Sequence[Any], start: float, end: float) -> Axis:
-        """The axis of some values: words where one is no number; logarithmic over more than two orders."""
-        if not all(isinstance(value, int | float) for value in values):
-            words = tuple(sorted({str(value) for value in values}))
-            return Axis(0, max(1, len(words) - 1), start, end, words=words)
-        low, high = (min(values), max(values)) if values else (0.0, 1.0)
-        if low == high:
-            low, high = low - 0.5, high + 0.5
-        whole = all(isinstance(value, int) for value in values)
-        return Axis(low, high, start, end, log=low > 0 and high / low > 100, whole=whole)
-
-    def __call__(self, value: Any) -> float:
-        """The place of a value."""
-        number = float(self.words.index(str(value))) if self.words else float(value)
-        if self.log:
-            share = math.log(number / self.low) / math.log(self.high / self.low)
-        else:
-            share = (number - self.low) / (self.high - self.low)
-        return round(self.start + share * (self.end - self.start), 1)
-
-    @property
-    def ticks(self) -> list[tuple[float, str]]:
-        """Places with what to write there."""
-        if self.words:
-            return [(self(word), word) for word in self.words]
-        shares = [index / _TICKS for index in range(_TICKS + 1)]
-        if self.log:
-            values = [self.low * (self.high / self.low) ** share for share in shares]
-        else:
-            values = [self.low + (self.high - self.low) * share for share in shares]
-        if self.whole:
-            values = sorted({float(round(value)) for value in values})
-        return [(self(value), f"{value:.4g}" if self.whole else f"{value:.3g}") for value in values]
 
 
 def render(
