@@ -16,7 +16,7 @@ from optuna.trial import FrozenTrial
 from tasks.core import chosen
 from tasks.core.errors import MachineError, NotProven, SettingsError, UsageError
 from tasks.core.settings import Tune, parse
-from tasks.tune import choose, proposals, study, tables
+from tasks.tune import choose, database, proposals, study, tables
 from tasks.tune.choose import Candidate
 from tasks.tune.search import search
 from tasks.tune.trial import Local, Outcome, Report, Task, Training
@@ -402,9 +402,9 @@ def test_a_locked_database_is_the_machines_fault(tmp_path: Path, monkeypatch: py
 def test_a_database_that_does_not_answer_is_told_without_its_password(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, address: str | None, error: type[Exception], said: str
 ) -> None:
-    monkeypatch.delenv(study.ADDRESS, raising=False)
+    monkeypatch.delenv(database.ADDRESS, raising=False)
     if address:
-        monkeypatch.setenv(study.ADDRESS, address)
+        monkeypatch.setenv(database.ADDRESS, address)
     with pytest.raises(error, match=said) as caught:
         study.open_study(tune(storage="shared"), tmp_path)
     assert "secret" not in str(caught.value)
