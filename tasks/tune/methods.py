@@ -50,6 +50,8 @@ def _tpe(settings: Tune, seed: int) -> optuna.samplers.BaseSampler:
 def pruner(settings: Tune) -> optuna.pruners.BasePruner:
     """The rule that stops hopeless trials."""
     match settings.pruner:
+        case "asha":
+            return optuna.pruners.SuccessiveHalvingPruner(min_resource=1, reduction_factor=_REDUCTION_FACTOR)
         case "hyperband":
             return optuna.pruners.HyperbandPruner(
                 min_resource=1, max_resource=settings.epochs, reduction_factor=_REDUCTION_FACTOR
