@@ -37,9 +37,7 @@ def test_auto_takes_what_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize(("name", "module"), [("cuda", torch.cuda), ("mps", torch.backends.mps)])
-def test_a_gpu_that_does_not_answer_is_a_machine_error(
-    monkeypatch: pytest.MonkeyPatch, name: str, module: Any
-) -> None:
+def test_a_gpu_that_does_not_answer_is_a_machine_error(monkeypatch: pytest.MonkeyPatch, name: str, module: Any) -> None:
     monkeypatch.setattr(module, "is_available", lambda: False)
     with pytest.raises(MachineError, match=rf"base\.device: {name}") as caught:
         devices.prepare(base(device=name, threads=1))

@@ -171,8 +171,8 @@ class Tune(Section):
     batch_size: Positive = 1024
     """Rows of one step."""
     pruner: Literal["asha", "hyperband", "median", "wilcoxon", "none"] = "hyperband"
-    """How hopeless trials are stopped early: outside the best third after 1, 3, 9, ... epochs; the same, but some trials
-    are left alone for longer; below the median of the others' epochs; or significantly below the best one's epochs."""
+    """How hopeless trials are stopped early: outside the best third after 1, 3, 9, ... epochs; the same, but some are
+    left alone for longer; below the median of the others' epochs; or significantly below the best one's epochs."""
     objectives: Annotated[
         tuple[Literal["metric", "training_seconds", "latency_ms", "size_kib"], ...], Field(min_length=1)
     ] = ("metric",)
@@ -187,7 +187,7 @@ class Tune(Section):
     """How many of them."""
     storage: Literal["journal", "sqlite", "shared"] = "journal"
     """Format of the study's file under artifacts; or `shared`: the database that ASSAY_TUNE_STORAGE names
-    (`postgresql://...` needs the extra of that name)."""
+    (`postgresql://...` needs the extra of that name; `grpc://host:port` of Optuna's proxy needs `grpc`)."""
     study: Annotated[str, Field(pattern=_NAME)] | None = None
     """Name of the study in the shared database; null takes one that is made of base.name, settings and data."""
     executor: Literal["local", "ray", "dask"] = "local"
