@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import optuna
+import psycopg
 import pytest
 import worlds
 from learners import EPOCHS, learner
@@ -126,6 +127,17 @@ def test_through_a_proxy_a_killed_search_loses_no_finished_trial_and_marks_the_o
     proxy.wait()
     with pytest.raises(MachineError, match="must answer"):
         search(opened, tune(**SHARED | {"trials": 9}), 11, [Local(learn)])
+
+
+def test_a_study_that_another_search_runs_is_left_alone(tmp_path: Path, database: str) -> None:
+    run(tmp_path / "mine")
+    assert len(run(tmp_path / "mine", trials=6)) == 6, "this process may go on with its own"
+    with psycopg.connect(database, autocommit=True) as other:
+        other.execute("SELECT pg_advisory_lock(hashtext('assay.tune'), hashtext('theirs'))")
+        with pytest.raises(MachineError, match="another one runs theirs") as caught:
+            run(tmp_path / "theirs")
+    assert "tune.study" in str(caught.value)
+    assert len(run(tmp_path / "theirs")) == 5
 
 
 def test_a_study_goes_on_only_with_its_own_space_data_and_training(tmp_path: Path, database: str) -> None:

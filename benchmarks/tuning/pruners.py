@@ -3,8 +3,8 @@
     python benchmarks/tuning/pruners.py [--params FILE] [--space FILE] [--rows N] [--configurations 60] [--budget 60]
 
 Every replay draws the configurations in another order and stops them as Optuna's own pruner says; a budget is a number
-of epochs, which is what a search's time is made of. The target of a replay is what a search without a pruner, in an order
-of its own, has found by the end of the budget. The curves are kept in the folder, and not trained again.
+of epochs, which is what a search's time is made of. The target of a replay is what a search without a pruner, in an
+order of its own, has found by the end of the budget. The curves are kept in the folder, and not trained again.
 """
 
 from __future__ import annotations

@@ -7,6 +7,7 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 import optuna
@@ -16,9 +17,14 @@ from optuna.trial import FrozenTrial
 from tasks.core.errors import MachineError, UsageError
 from tasks.tune.methods import experimental
 
+if TYPE_CHECKING:
+    from sqlalchemy.engine import Connection
+
 #: The environment variable that names the database: it may hold a password, which no file of settings should.
 ADDRESS = "ASSAY_TUNE_STORAGE"
 _CONNECT_SECONDS = 10
+#: The connections that keep studies for this process, by database and study: PostgreSQL lets go when it ends.
+_kept: dict[tuple[str, str], Connection] = {}
 _RULE = f"tune.storage: shared needs the address of a database in {ADDRESS}"
 _WAY_OUT = f"export {ADDRESS}=postgresql://user:password@host/database, or grpc://host:port of a proxy"
 
@@ -69,6 +75,32 @@ def _proxy(address: str) -> BaseStorage:
     except ConnectionError as error:
         raise _no_answer(f"the proxy at {host}:{port} does not answer") from error
     return proxy
+
+
+def keep(storage: BaseStorage, name: str) -> None:
+    """Keep a study in PostgreSQL for this process: another search would take its running trials for abandoned ones.
+
+    Raises:
+        MachineError: if another process has it.
+    """
+    if (
+        not isinstance(storage, RDBStorage)
+        or storage.engine.dialect.name != "postgresql"
+        or (storage.url, name) in _kept
+    ):
+        return
+    from sqlalchemy import text
+
+    connection = storage.engine.connect().execution_options(isolation_level="AUTOCOMMIT")
+    connection.detach()  # closed, it is closed, and not given to others with the lock on it
+    wanted = text("SELECT pg_try_advisory_lock(hashtext('assay.tune'), hashtext(:name))")
+    if not connection.scalar(wanted, {"name": name}):
+        connection.close()
+        way_out = (
+            "wait for its end, end it (or what a dead machine left of its connection), or set another `tune.study`"
+        )
+        raise MachineError("one search at a time may run a study", f"another one runs {name}", way_out)
+    _kept[storage.url, name] = connection
 
 
 def replaced(storage: BaseStorage, trial: FrozenTrial, fresh: FrozenTrial) -> bool:

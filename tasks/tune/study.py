@@ -161,6 +161,7 @@ def _open_shared(settings: Tune, folder: Path, higher_is_better: bool, about: Ma
     """
     storage = database.storage()
     name = settings.study or folder.name
+    database.keep(storage, name)
     known = {found.study_name for found in optuna.get_all_study_summaries(storage, include_best_trial=False)}
     study = _load(settings, storage, name, higher_is_better)
     if study.get_trials(deepcopy=False) or "about" in study.user_attrs:
