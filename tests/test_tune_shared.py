@@ -30,7 +30,7 @@ from tasks.tune.trial import Job, Local, Report, Task, Training
 SHARED = {"storage": "shared", "pruner": "none", "trials": 5}
 
 
-#: As docs/tuning.md says it; a test of the docs keeps the two alike.
+#: As docs/tuning.md says it.
 PROXY = """
 import os
 from optuna.storages import RDBStorage, run_grpc_proxy_server

@@ -124,6 +124,8 @@ def one_seed(options: argparse.Namespace, seed: int) -> dict[str, History]:
     for name in names[seed % len(names) :] + names[: seed % len(names)]:
         root = options.out / f"{name.replace(' ', '-')}-{seed}"
         changes = _METHODS.get(name, {}) | {"minutes": options.minutes, "trials": _MANY, "epochs": options.epochs}
+        if name == "Assay" and options.pruner is not None:
+            changes["pruner"] = options.pruner
         if options.space is not None:
             changes["space"] = YAML(typ="safe").load(options.space.read_text(encoding="utf-8"))
         params = setting.world(options.params, root, **changes)
@@ -146,6 +148,7 @@ def main() -> None:
     parser.add_argument("--params", type=Path, default=Path("params.yaml"))
     parser.add_argument("--out", type=Path, default=Path("build/compare"))
     parser.add_argument("--space", type=Path, help="what is searched, instead of the params file's own `tune.space`")
+    parser.add_argument("--pruner", help="Assay's, instead of its default")
     parser.add_argument("--rows", type=int, help="train on so many rows, drawn at random, so that more trials fit")
     parser.add_argument("--minutes", type=float, default=10.0)
     parser.add_argument("--epochs", type=int, default=6)
