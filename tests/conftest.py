@@ -10,6 +10,7 @@ from typing import Any
 import chromium
 import fake_pipeline
 import fault_world
+import postgresql_world
 import promote_world
 import pytest
 import worlds
@@ -92,3 +93,18 @@ def _promotable(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def promotable(_promotable: Path, tmp_path: Path) -> Path:
     """A copy of one's own of a project whose bundle every gate can say yes to (see promote_world)."""
     return shutil.copytree(_promotable, tmp_path / "project")
+
+
+@pytest.fixture(scope="session")
+def postgresql() -> Iterator[str]:
+    """The address of a real server."""
+    with postgresql_world.server() as address:
+        yield address
+
+
+@pytest.fixture
+def database(postgresql: str, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A database of its own there, as the one that studies share."""
+    address = postgresql_world.fresh(postgresql)
+    monkeypatch.setenv("ASSAY_TUNE_STORAGE", address)
+    return address

@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import tempfile
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -62,3 +63,13 @@ def server() -> Iterator[str]:
             process.wait()
     finally:
         shutil.rmtree(folder)
+
+
+def fresh(server: str) -> str:
+    """The address of a new, empty database of a :func:`server`."""
+    import psycopg
+
+    name = f"t{uuid.uuid4().hex}"
+    with psycopg.connect(server, autocommit=True) as connection:
+        connection.execute(f"CREATE DATABASE {name}".encode())
+    return server.replace("/postgres?", f"/{name}?")

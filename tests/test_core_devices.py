@@ -36,11 +36,39 @@ def test_auto_takes_what_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
     assert devices.prepare(base(threads=1)).type == "cpu"
 
 
-def test_cuda_that_does_not_answer_is_a_machine_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with pytest.raises(MachineError, match=r"base\.device: cuda") as caught:
-        devices.prepare(base(device="cuda", threads=1))
+@pytest.mark.parametrize(("name", "module"), [("cuda", torch.cuda), ("mps", torch.backends.mps)])
+def test_a_gpu_that_does_not_answer_is_a_machine_error(monkeypatch: pytest.MonkeyPatch, name: str, module: Any) -> None:
+    monkeypatch.setattr(module, "is_available", lambda: False)
+    with pytest.raises(MachineError, match=rf"base\.device: {name}") as caught:
+        devices.prepare(base(device=name, threads=1))
     assert caught.value.exit_code == 2
+
+
+def test_apples_gpu_is_taken_only_where_it_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert devices.prepare(base(device="mps", threads=1)).type == "mps"
+    assert devices.prepare(base(threads=1)).type == "cpu"
+    assert devices.autocast_dtype("auto", torch.device("mps")) is None
+
+
+def test_rows_that_would_take_the_gpus_memory_stay_with_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows, gpu = torch.zeros(100, 10), torch.device("cuda")
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (rows.nbytes * 2 - 1, 0))
+    assert devices.placed([rows], gpu)[0] is rows
+    sent: list[object] = []
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (rows.nbytes * 2, 0))
+    monkeypatch.setattr(torch.Tensor, "to", lambda self, device: sent.append(device) or self)
+    devices.placed([rows], gpu)
+    assert sent == [gpu]
+
+
+def test_why_nothing_can_be_compiled_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*args: Any, **more: Any) -> Any:
+        raise RuntimeError("no C++ compiler\nanywhere")
+
+    monkeypatch.setattr(torch.nn.Module, "compile", fails)
+    assert devices.no_compiler.__wrapped__(torch.device("cpu")) == "no C++ compiler anywhere"
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from tasks.core.training import Loop, Progress, Recipe, Trained, epochs, train
+from tasks.core import devices
+from tasks.core.training import Loop, Progress, Recipe, Trained, _batches, epochs, train
 from tasks.tune.checkpoints import Running
 
 PLAIN = Recipe(0.01, 0.01, 4, 32, None)
@@ -152,3 +153,45 @@ def test_an_epoch_that_is_enough_is_the_last_one() -> None:
     with pytest.raises(StopIteration) as ended:
         running.send(True)
     assert (epoch, ended.value.value.score) == (1, score)
+
+
+def test_where_nothing_can_be_compiled_it_is_told_and_the_training_is_the_same(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(devices, "no_compiler", lambda device: "there is no compiler")
+    plain, _ = run(PLAIN)
+    with caplog.at_level("WARNING", "assay"):
+        assert run(replace(PLAIN, compiled=True))[0] == plain
+    assert "there is no compiler" in caplog.text
+
+
+def test_what_is_compiled_is_the_training_network_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a compiler that counts instead of compiling: the averaged network is scored as it is."""
+    calls: list[torch.Size] = []
+
+    def count(module: nn.Module, **how: object) -> None:
+        def compiled(rows: Tensor) -> Tensor:
+            calls.append(rows.shape)
+            return module.forward(rows)
+
+        module._compiled_call_impl = compiled
+
+    monkeypatch.setattr(devices, "no_compiler", lambda device: None)
+    monkeypatch.setattr(nn.Module, "compile", count)
+    plain = run(PLAIN)
+    compiled = run(replace(PLAIN, compiled=True))
+    assert calls
+    assert compiled[0] == plain[0]
+    assert compiled[1].state.keys() == plain[1].state.keys()
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_rows_are_sent_to_the_gpu_part_by_part() -> None:
+    gpu = torch.device("cuda")
+    torch.manual_seed(0)
+    batches = list(_batches((ROWS, LABELS), 8, gpu))
+    assert all(rows.is_cuda and labels.is_cuda for rows, labels in batches)
+    torch.manual_seed(0)
+    order = torch.randperm(len(ROWS))
+    assert torch.equal(batches[0][0].cpu(), ROWS[order[:8]])

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import postgresql_world
 import pyarrow.parquet as pq
 import pytest
 import worlds
@@ -22,6 +23,7 @@ from tasks.core.settings import Params, Tune, parse
 from tasks.core.stage import run_stage
 from tasks.core.workloads.tabular.space import Space
 from tasks.tune import objective, proposals, study
+from tasks.tune.database import ADDRESS
 from tasks.tune.search import search as search_with
 from tasks.tune.trial import Local, Outcome, Report, Task, Training
 
@@ -169,20 +171,32 @@ def kill_after(monkeypatch: pytest.MonkeyPatch, storage: str, last: int | None) 
     return written
 
 
-@pytest.mark.parametrize(("sampler", "storage"), [("tpe", "journal"), ("grid", "journal"), ("tpe", "sqlite")])
+@pytest.mark.parametrize(
+    ("sampler", "storage"),
+    [("tpe", "journal"), ("grid", "journal"), ("tpe", "sqlite"), ("tpe", "shared"), ("random", "shared")],
+)
 def test_a_study_killed_after_a_write_goes_on_as_if_nothing_had_happened(
-    tmp_path: Path, sampler: str, storage: str
+    tmp_path: Path, sampler: str, storage: str, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    settings = tune(sampler=sampler, storage=storage, trials=6)
+    def begin_anew() -> None:
+        if storage == "shared":  # in a database of its own: by the study's name too hyperband chooses brackets
+            monkeypatch.setenv(ADDRESS, postgresql_world.fresh(request.getfixturevalue("postgresql")))
+
+    same = {"study": "same"} if storage == "shared" else {}
+    settings = tune(sampler=sampler, storage=storage, trials=6, **same)
+    begin_anew()
     with pytest.MonkeyPatch.context() as patch:
         writes = kill_after(patch, storage, None)
         expected = search(settings, tmp_path / "undisturbed")
     assert {"create_new_trial", "set_trial_param", "set_trial_system_attr"} <= set(writes)
     # After a mark of the pruner is the one place where the trial's own past could change its course.
     marks = [last for last, name in enumerate(writes, 1) if name == "set_trial_system_attr"]
-    kills = {marks[-1]} if storage == "sqlite" else {*range(1, len(writes) + 1, 9), *marks[::3]}
+    params = [last for last, name in enumerate(writes, 1) if name == "set_trial_param"]
+    some = {"sqlite": {marks[-1]}, "shared": {1, params[1], params[-1], marks[-1], len(writes) - 1}}
+    kills = some.get(storage) or {*range(1, len(writes) + 1, 9), *marks[::3]}
     for last in sorted(kills):
         folder = tmp_path / str(last)
+        begin_anew()
         with pytest.MonkeyPatch.context() as patch, pytest.raises(Killed):
             kill_after(patch, storage, last)
             search(settings, folder)

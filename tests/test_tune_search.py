@@ -16,7 +16,7 @@ from optuna.trial import FrozenTrial
 from tasks.core import chosen
 from tasks.core.errors import MachineError, NotProven, SettingsError, UsageError
 from tasks.core.settings import Tune, parse
-from tasks.tune import choose, proposals, study, tables
+from tasks.tune import choose, database, proposals, study, tables
 from tasks.tune.choose import Candidate
 from tasks.tune.search import search
 from tasks.tune.trial import Local, Outcome, Report, Task, Training
@@ -101,7 +101,7 @@ def test_every_sampler_goes_on_after_a_kill_as_if_nothing_had_happened(
     assert plain(run(settings, tmp_path / "killed")) == expected
 
 
-@pytest.mark.parametrize("pruner", ["hyperband", "median", "wilcoxon"])
+@pytest.mark.parametrize("pruner", ["asha", "hyperband", "median", "wilcoxon"])
 def test_every_pruner_stops_hopeless_trials_and_lets_the_best_one_end(tmp_path: Path, pruner: str) -> None:
     trials = run(tune(sampler="random", pruner=pruner, trials=20), tmp_path)
     pruned = [trial for trial in trials if trial.state.name == "PRUNED"]
@@ -397,17 +397,38 @@ def test_a_locked_database_is_the_machines_fault(tmp_path: Path, monkeypatch: py
         ("somewhere", UsageError, "what is there is none"),
         ("oracel://u:secret@127.0.0.1/x", UsageError, "what is there is none"),
         ("postgresql://u:secret@127.0.0.1:1/x", MachineError, "refused"),
+        ("grpc://127.0.0.1", UsageError, "without host or port"),
+        ("grpc://127.0.0.1:port", UsageError, "without host or port"),
+        ("grpc://127.0.0.1:1", MachineError, "the proxy at 127.0.0.1:1 does not answer"),
     ],
 )
 def test_a_database_that_does_not_answer_is_told_without_its_password(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, address: str | None, error: type[Exception], said: str
 ) -> None:
-    monkeypatch.delenv(study.ADDRESS, raising=False)
+    monkeypatch.delenv(database.ADDRESS, raising=False)
+    monkeypatch.setattr(database, "_CONNECT_SECONDS", 2)
     if address:
-        monkeypatch.setenv(study.ADDRESS, address)
+        monkeypatch.setenv(database.ADDRESS, address)
     with pytest.raises(error, match=said) as caught:
         study.open_study(tune(storage="shared"), tmp_path)
     assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("address", "library", "extra"),
+    [("grpc://127.0.0.1:1", "GrpcStorageProxy", "grpc"), ("postgresql://u:secret@127.0.0.1:1/x", "", "postgresql")],
+)
+def test_a_driver_that_is_not_installed_is_named_with_its_extra(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, address: str, library: str, extra: str
+) -> None:
+    def absent(*args: Any, **more: Any) -> Any:
+        raise ImportError("no such module")
+
+    monkeypatch.setenv(database.ADDRESS, address)
+    monkeypatch.setattr(*((optuna.storages, library) if library else (database, "RDBStorage")), absent)
+    with pytest.raises(UsageError, match="not installed") as caught:
+        study.open_study(tune(storage="shared"), tmp_path)
+    assert f".[{extra}]" in str(caught.value)
 
 
 def test_a_page_of_a_search_draws_every_kind_of_parameter(tmp_path: Path) -> None:

@@ -1,37 +1,59 @@
-"""A study in a database that others see too: a real PostgreSQL."""
+"""A study in a database that others see too: a real PostgreSQL, also behind a real proxy."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import optuna
-import postgresql_world
+import psycopg
 import pytest
 import worlds
-from test_tune_search import SPACE, Killed, learn, plain, tune
+from learners import EPOCHS, learner
+from test_tune_search import SPACE, TRADE_OFF, Killed, learn, plain, tune
 
 from tasks.core import files
-from tasks.core.errors import UsageError
+from tasks.core.errors import MachineError, UsageError
+from tasks.core.settings import Tune, parse
 from tasks.core.stage import run_stage
+from tasks.tune import database as database_of
 from tasks.tune import study
+from tasks.tune.processes import Worker
 from tasks.tune.search import search
-from tasks.tune.trial import Local, Report, Task, Training
+from tasks.tune.trial import Job, Local, Report, Task, Training
 
 SHARED = {"storage": "shared", "pruner": "none", "trials": 5}
 
 
-@pytest.fixture(scope="module")
-def server() -> Iterator[str]:
-    with postgresql_world.server() as address:
-        yield address
+#: As docs/tuning.md says it.
+PROXY = """
+import os
+from optuna.storages import RDBStorage, run_grpc_proxy_server
+run_grpc_proxy_server(RDBStorage(os.environ["DATABASE"]), host="127.0.0.1", port=int(os.environ["PORT"]))
+"""
 
 
 @pytest.fixture
-def database(server: str, monkeypatch: pytest.MonkeyPatch) -> str:
-    monkeypatch.setenv(study.ADDRESS, server)
-    return server
+def proxy(database: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[subprocess.Popen[bytes]]:
+    """A proxy in front of the database, in a process of its own; the database itself is not told."""
+    pytest.importorskip("grpc")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    there = {"DATABASE": database.replace("postgresql", "postgresql+psycopg"), "PORT": str(port)}
+    process = subprocess.Popen([sys.executable, "-W", "ignore", "-c", PROXY], env=os.environ | there)
+    monkeypatch.setenv(database_of.ADDRESS, f"grpc://127.0.0.1:{port}")
+    monkeypatch.setattr(database_of, "_CONNECT_SECONDS", 120)
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.wait()
 
 
 def run(folder: Path, train: Any = learn, data: str = "a", **values: Any) -> list[optuna.trial.FrozenTrial]:
@@ -45,21 +67,77 @@ def test_the_same_trials_in_a_database_and_in_a_file(tmp_path: Path, database: s
     assert plain(run(tmp_path / "same", trials=6))[:5] == plain(shared), "it goes on with more trials"
 
 
-def test_a_killed_search_loses_no_finished_trial_and_marks_the_one_that_ran(tmp_path: Path, database: str) -> None:
-    def killed(task: Task) -> Training:
-        if task.number == 3:
-            yield Report(1, 0.1)
-            raise Killed
-        return (yield from learn(task))
+def killed(task: Task) -> Training:
+    if task.number == 3:
+        yield Report(1, 0.1)
+        raise Killed
+    return (yield from learn(task))
 
+
+@pytest.mark.parametrize(("sampler", "more"), [("cmaes", {}), ("nsga2", TRADE_OFF)])
+def test_what_a_sampler_keeps_for_itself_survives_a_kill(
+    tmp_path: Path, database: str, sampler: str, more: Mapping[str, Any]
+) -> None:
     with pytest.raises(Killed):
-        run(tmp_path / "killed", killed)
-    expected = plain(run(tmp_path / "undisturbed"))
-    found = plain(run(tmp_path / "killed"))
+        run(tmp_path / f"killed-{sampler}", killed, sampler=sampler, trials=8, **more)
+    found = plain(run(tmp_path / f"killed-{sampler}", sampler=sampler, trials=8, **more))
+    assert found == plain(run(tmp_path / f"undisturbed-{sampler}", sampler=sampler, trials=8, **more))
+
+
+def test_a_study_that_died_before_it_had_said_what_it_is_about_begins(
+    tmp_path: Path, database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def dies(self: optuna.Study, key: str, value: Any) -> None:
+        raise Killed
+
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(optuna.Study, "set_user_attr", dies)
+        run(tmp_path / "young")
+    assert len(run(tmp_path / "young")) == 5
+
+
+def test_the_same_trials_through_a_proxy_by_two_workers(tmp_path: Path, proxy: object) -> None:
+    trials: dict[str, Any] = {}
+    for storage in ("shared", "journal"):
+        settings = tune(**SHARED | {"storage": storage, "epochs": EPOCHS, "sampler": "random"})
+        params = parse(worlds.params())
+        workers = [Worker(Job(params.base, Tune(), {}, tmp_path, tmp_path), learner) for _ in range(2)]
+        try:
+            found = search(study.open_study(settings, tmp_path / f"proxy-{storage}"), settings, 3, workers)
+        finally:
+            for worker in workers:
+                worker.close()
+        trials[storage] = plain(found)
+    assert trials["shared"] == trials["journal"]
+    assert [state for _, state, *_ in trials["shared"]].count("FAIL") == 2, "two were killed or out of memory"
+
+
+def test_through_a_proxy_a_killed_search_loses_no_finished_trial_and_marks_the_one_that_ran(
+    tmp_path: Path, proxy: subprocess.Popen[bytes]
+) -> None:
+    with pytest.raises(Killed):
+        run(tmp_path / "marked", killed)
+    expected = plain(run(tmp_path / "journal", storage="journal"))
+    found = plain(run(tmp_path / "marked"))
     assert found[:3] == expected[:3]
     assert [number for number, *_ in found] == [0, 1, 2, 4, 5], "trial 3 does not count"
-    everything = optuna.load_study(study_name="killed", storage=database.replace("postgresql", "postgresql+psycopg"))
-    assert everything.trials[3].user_attrs == {"error": study.INTERRUPTED}
+    opened = study.open_study(tune(**SHARED), tmp_path / "marked", about={"the data": "a"})
+    assert opened.trials[3].user_attrs == {"error": study.INTERRUPTED}
+    proxy.kill()
+    proxy.wait()
+    with pytest.raises(MachineError, match="must answer"):
+        search(opened, tune(**SHARED | {"trials": 9}), 11, [Local(learn)])
+
+
+def test_a_study_that_another_search_runs_is_left_alone(tmp_path: Path, database: str) -> None:
+    run(tmp_path / "mine")
+    assert len(run(tmp_path / "mine", trials=6)) == 6, "this process may go on with its own"
+    with psycopg.connect(database, autocommit=True) as other:
+        other.execute("SELECT pg_advisory_lock(hashtext('assay.tune'), hashtext('theirs'))")
+        with pytest.raises(MachineError, match="another one runs theirs") as caught:
+            run(tmp_path / "theirs")
+    assert "tune.study" in str(caught.value)
+    assert len(run(tmp_path / "theirs")) == 5
 
 
 def test_a_study_goes_on_only_with_its_own_space_data_and_training(tmp_path: Path, database: str) -> None:

@@ -1,6 +1,6 @@
 """The best metric on validation after the same wall-clock time: Assay's default and what most people write.
 
-    python benchmarks/tuning/compare.py [--params FILE] [--minutes 10] [--seeds 0 1 2]
+    python benchmarks/tuning/compare.py [--params FILE] [--space FILE] [--minutes 10] [--rows N] [--seeds 0 1 2]
 
 See README.md beside it. A seed's methods run one after the other, in another order for each seed.
 """
@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import setting
+from ruamel.yaml import YAML
 
 from tasks.core import devices
 from tasks.core.settings import Params
@@ -42,6 +43,7 @@ def ours(params: Params, objective: Objective, folder: Path, seed: int) -> Histo
     began = time.time()
     trials = search(study.open_study(params.tune, folder), params.tune, seed, [Local(objective.train)])
     complete = [trial for trial in trials if trial.state.name == "COMPLETE"]
+    print(f"{len(trials)} trials begun, {len(complete)} trained to the end", flush=True)
     return best_so_far([(trial.datetime_complete.timestamp() - began, trial.values[0]) for trial in complete])
 
 
@@ -55,25 +57,40 @@ def best_so_far(scores: History) -> History:
 
 
 def by_ray_tune(params: Params, job: Job, minutes: float, seed: int) -> History:
-    """Ray Tune as its documentation sets it up: ASHA stops trials, Optuna proposes; one trial at a time."""
+    """Ray Tune as its documentation sets it up: ASHA stops trials, Optuna proposes; one trial at a time.
+
+    Its time begins when its worker has loaded the rows, as that of the others does.
+    """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
     import ray
     from ray import tune
     from ray.tune.schedulers import ASHAScheduler
     from ray.tune.search.optuna import OptunaSearch
 
     known, cores = proposals.distributions(params.tune.space), devices.cores()
-    began = time.time()
-    kept: dict[str, Objective] = {}  # an actor that is used again keeps its rows
+    start = job.folder / "start"
+    kept: dict[str, Objective] = {}  # a worker that is used again keeps its rows
 
     def train(config: dict[str, Any]) -> None:
-        objective = kept.get("objective") or kept.setdefault("objective", Objective.prepare(job))
-        runner = Local(objective.train)
+        if "objective" not in kept:
+            kept["objective"] = Objective.prepare(job)
+        if not start.exists():
+            start.write_text(str(time.time()))
+        runner = Local(kept["objective"].train)
         values = proposals.resolve(params.tune.space, config.__getitem__)
         event = runner.begin(Task(0, seed, values))
         while isinstance(event, Report):
-            tune.report({"score": event.score, "epoch": event.epoch, "moment": time.time() - began})
+            moment = time.time() - float(start.read_text())
+            tune.report({"score": event.score, "epoch": event.epoch, "moment": moment})
             event = runner.go_on(False)
+
+    class Over(tune.Stopper):  # type: ignore[misc]
+        def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:  # noqa: ARG002
+            return False
+
+        def stop_all(self) -> bool:
+            return start.exists() and time.time() - float(start.read_text()) > 60 * minutes
 
     ray.init(num_cpus=cores, include_dashboard=False, log_to_driver=False, _node_ip_address="127.0.0.1")
     try:
@@ -83,14 +100,15 @@ def by_ray_tune(params: Params, job: Job, minutes: float, seed: int) -> History:
                 search_alg=OptunaSearch(space=known, metric="score", mode="max", seed=seed),
                 scheduler=ASHAScheduler(metric="score", mode="max", max_t=params.tune.epochs, grace_period=1),
                 num_samples=-1,
-                time_budget_s=60 * minutes,
                 reuse_actors=True,
             ),
-            run_config=tune.RunConfig(storage_path=str(job.folder.absolute() / "ray"), verbose=0),
+            run_config=tune.RunConfig(storage_path=str(job.folder.absolute() / "ray"), verbose=0, stop=Over()),
         ).fit()
     finally:
         ray.shutdown()
-    ended = [result.metrics for result in results if (result.metrics or {}).get("epoch") == params.tune.epochs]
+    told = [result.metrics or {} for result in results]
+    ended = [one for one in told if one.get("epoch") == params.tune.epochs and one["moment"] <= 60 * minutes]
+    print(f"Ray Tune: {len(told)} trials begun, {len(ended)} trained to the end", flush=True)
     return best_so_far([(metrics["moment"], metrics["score"]) for metrics in ended])
 
 
@@ -106,8 +124,14 @@ def one_seed(options: argparse.Namespace, seed: int) -> dict[str, History]:
     for name in names[seed % len(names) :] + names[: seed % len(names)]:
         root = options.out / f"{name.replace(' ', '-')}-{seed}"
         changes = _METHODS.get(name, {}) | {"minutes": options.minutes, "trials": _MANY, "epochs": options.epochs}
+        if name == "Assay" and options.pruner is not None:
+            changes["pruner"] = options.pruner
+        if options.space is not None:
+            changes["space"] = YAML(typ="safe").load(options.space.read_text(encoding="utf-8"))
         params = setting.world(options.params, root, **changes)
         job = setting.job(params, root)
+        if options.rows is not None:
+            setting.thin(root, options.rows)
         objective = Objective.prepare(job)
         assert objective.metric.higher_is_better, "choose an example whose metric grows"
         if name == "Ray Tune":
@@ -123,6 +147,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--params", type=Path, default=Path("params.yaml"))
     parser.add_argument("--out", type=Path, default=Path("build/compare"))
+    parser.add_argument("--space", type=Path, help="what is searched, instead of the params file's own `tune.space`")
+    parser.add_argument("--pruner", help="Assay's, instead of its default")
+    parser.add_argument("--rows", type=int, help="train on so many rows, drawn at random, so that more trials fit")
     parser.add_argument("--minutes", type=float, default=10.0)
     parser.add_argument("--epochs", type=int, default=6)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])

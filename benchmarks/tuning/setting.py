@@ -6,6 +6,8 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pyarrow.parquet as pq
 from ruamel.yaml import YAML
 
 from tasks.core import manifest
@@ -34,6 +36,14 @@ def world(params: Path, root: Path, **tune: Any) -> Params:
     with (root / "params.yaml").open("w", encoding="utf-8") as file:
         yaml.dump(raw, file)
     return load(root / "params.yaml")
+
+
+def thin(root: Path, count: int) -> None:
+    """Keep so many training rows of a :func:`world`, drawn at random, always the same ones."""
+    path = root / "artifacts" / "validate" / "train.parquet"
+    rows = pq.read_table(path)
+    taken = np.sort(np.random.default_rng(0).choice(rows.num_rows, min(count, rows.num_rows), replace=False))
+    pq.write_table(rows.take(taken), path)
 
 
 def job(params: Params, root: Path) -> Job:

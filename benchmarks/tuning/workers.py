@@ -2,16 +2,19 @@
 
     python benchmarks/tuning/workers.py [--params FILE] [--trials 8] [--rounds 3]
 
-Each trial uses one thread (`base.threads: 1`). Memory is the proportional set size, in which a page that n processes
-share counts 1/n for each, of all workers together in the middle of the search; Linux only.
+Each trial uses one thread (`base.threads: 1`); the clock runs once all workers are warm. Memory is the proportional set
+size, in which a page that n processes share counts 1/n for each, of all workers together, and of the rows alone that
+they map: the most that was seen while they trained. Linux only.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import statistics
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import psutil
@@ -22,42 +25,55 @@ from tasks.tune import study, workers
 from tasks.tune.objective import Objective
 from tasks.tune.processes import Worker
 from tasks.tune.search import search
+from tasks.tune.trial import Report, Task
+
+#: A number that no trial of a search has.
+_NO_TRIAL = 1_000_000
 
 
-def memory() -> float:
-    """MiB of this process's children."""
-    held = 0
+def memory(rows: Path) -> tuple[float, float]:
+    """MiB of this process's children, and MiB of these that are pages of the rows' files."""
+    held = shared = 0
     for child in psutil.Process().children(recursive=True):
-        try:
-            held += child.memory_full_info().pss
-        except psutil.NoSuchProcess:
-            continue
-    return held / (1 << 20)
+        with contextlib.suppress(psutil.NoSuchProcess):
+            for found in child.memory_maps():
+                held += found.pss
+                shared += found.pss if Path(found.path).parent == rows else 0
+    return held / (1 << 20), shared / (1 << 20)
 
 
-def once(params: Params, root: Path, count: int, number: int) -> tuple[float, float]:
-    """Seconds of a search with so many workers, and the most MiB that these held."""
+def warm(runner: Worker, params: Params) -> None:
+    """Let a worker load everything, and train an epoch."""
+    first = workers.middle(params.tune.space)
+    assert isinstance(runner.begin(Task(_NO_TRIAL, params.base.seed, first.values)), Report)
+    runner.go_on(True)
+
+
+def once(params: Params, root: Path, count: int, number: int) -> tuple[float, float, float]:
+    """Seconds of a search with so many workers, and the most MiB that these held: all, and of the rows."""
     job = setting.job(params, root)
     workers.share(job, Objective.prepare(job))
     runners = [Worker(job) for _ in range(count)]
-    peaks, over = [0.0], threading.Event()
+    found, over = [(0.0, 0.0)], threading.Event()
 
     def watch() -> None:
-        while not over.wait(0.25):
-            peaks.append(memory())
+        while not over.wait(0.5):
+            found.append(memory(job.folder / "rows"))
 
     watcher = threading.Thread(target=watch)
-    watcher.start()
-    began = time.perf_counter()
     try:
-        opened = study.open_study(params.tune, root / f"study-{count}-{number}")
-        search(opened, params.tune, params.base.seed, runners)
-        return time.perf_counter() - began, max(peaks)
+        with ThreadPoolExecutor(count) as pool:
+            list(pool.map(lambda runner: warm(runner, params), runners))
+        watcher.start()
+        began = time.perf_counter()
+        search(study.open_study(params.tune, root / f"study-{count}-{number}"), params.tune, params.base.seed, runners)
+        seconds = time.perf_counter() - began
     finally:
         over.set()
-        watcher.join()
         for runner in runners:
             runner.close()
+    watcher.join()
+    return seconds, *(max(column) for column in zip(*found, strict=True))
 
 
 def main() -> None:
@@ -73,23 +89,16 @@ def main() -> None:
         options.params, options.out, trials=options.trials, epochs=options.epochs, pruner="none", sampler="random",
         base={"threads": 1},
     )  # fmt: skip
-    seconds: dict[int, list[float]] = {1: [], 2: []}
-    held: dict[int, list[float]] = {1: [], 2: []}
+    runs: dict[int, list[tuple[float, float, float]]] = {1: [], 2: []}
     for number in range(options.rounds):
         for count in (1, 2) if number % 2 else (2, 1):
-            taken, most = once(params, options.out, count, number)
-            seconds[count].append(taken)
-            held[count].append(most)
-    rows = sum(path.stat().st_size for path in (options.out / "scratch" / "rows").glob("*.npy")) / (1 << 20)
-    speed = statistics.median(one / two for one, two in zip(seconds[1], seconds[2], strict=True))
-    print(
-        f"{options.trials} trials: 1 worker {statistics.median(seconds[1]):.1f} s, 2 workers "
-        f"{statistics.median(seconds[2]):.1f} s: {speed:.2f} times as fast"
-    )
-    print(
-        f"memory: 1 worker {statistics.median(held[1]):.0f} MiB, 2 workers {statistics.median(held[2]):.0f} MiB; "
-        f"the shared rows are {rows:.0f} MiB, held once"
-    )
+            runs[count].append(once(params, options.out, count, number))
+    one, two = ([statistics.median(column) for column in zip(*runs[count], strict=True)] for count in (1, 2))
+    speed = statistics.median(alone[0] / both[0] for alone, both in zip(runs[1], runs[2], strict=True))
+    print(f"{options.trials} trials: 1 worker {one[0]:.1f} s, 2 workers {two[0]:.1f} s: {speed:.2f} times as fast")
+    print("| MiB | 1 worker | 2 workers | ratio |\n|---|---|---|---|")
+    for name, alone, both in zip(("in all", "mapped rows"), one[1:], two[1:], strict=True):
+        print(f"| {name} | {alone:.0f} | {both:.0f} | {both / alone:.2f} |")
 
 
 if __name__ == "__main__":

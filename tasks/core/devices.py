@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import os
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from tasks.core.errors import MachineError
@@ -16,7 +18,7 @@ def prepare(base: Base) -> torch.device:
     """Set threads and deterministic kernels, and return the device that ``base`` asks for.
 
     Raises:
-        MachineError: if ``cuda`` was asked for and no CUDA device answers.
+        MachineError: if ``cuda`` or ``mps`` was asked for and does not answer.
     """
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS is deterministic only with a fixed workspace
     import torch
@@ -24,14 +26,45 @@ def prepare(base: Base) -> torch.device:
     torch.set_num_threads(base.threads or cores())
     # The same as torch.use_deterministic_algorithms(True), which also loads the compiler: 1.6 s a stage.
     torch.set_deterministic_debug_mode("error")
+    if base.device == "mps":
+        if not torch.backends.mps.is_available():
+            raise _absent("mps", "an Apple GPU", "this is no Mac with one, or torch was built without MPS")
+        return torch.device("mps")
     works = torch.cuda.is_available()
     if base.device == "cuda" and not works:
-        raise MachineError(
-            "base.device: cuda needs a CUDA device",
-            "torch finds none (no driver, no device, or a CPU build of torch)",
-            "set base.device to auto or cpu, or install torch's CUDA build and the driver",
-        )
+        raise _absent("cuda", "a CUDA device", "torch finds none (no driver, no device, or a CPU build of torch)")
     return torch.device("cuda" if works and base.device != "cpu" else "cpu")
+
+
+def _absent(name: str, what: str, found: str) -> MachineError:
+    way_out = "set base.device to auto or cpu, or install the driver and torch's build for it"
+    return MachineError(f"base.device: {name} needs {what}", found, way_out)
+
+
+def placed(tensors: Sequence[torch.Tensor], device: torch.device) -> tuple[torch.Tensor, ...]:
+    """Rows on the device; on the CPU where they would take half of a CUDA device's free memory from the training.
+
+    From there :mod:`tasks.core.training` sends them part by part.
+    """
+    import torch
+
+    if device.type == "cuda" and 2 * sum(tensor.nbytes for tensor in tensors) > torch.cuda.mem_get_info(device)[0]:
+        return tuple(tensors)
+    return tuple(tensor.to(device) for tensor in tensors)
+
+
+@functools.cache
+def no_compiler(device: torch.device) -> str | None:
+    """Why torch.compile makes no code for a device here, if it does not; found out once in a process, by trying."""
+    import torch
+
+    layer = torch.nn.Linear(2, 2).to(device)
+    try:
+        layer.compile()
+        layer(torch.zeros(1, 2, device=device)).sum().backward()
+    except Exception as error:  # noqa: BLE001 (no compiler, no Triton, an unknown GPU: the library names each in its way)
+        return " ".join(str(error).split())[:300] or type(error).__name__
+    return None
 
 
 def cores() -> int:
@@ -50,6 +83,8 @@ def autocast_dtype(precision: str, device: torch.device) -> torch.dtype | None:
         return torch.float16 if precision == "fp16" else None
     if device.type == "cuda":
         has = torch.cuda.is_bf16_supported(including_emulation=False)
+    elif device.type == "mps":
+        has = False  # nobody has measured it
     else:
         features = torch.cpu.get_capabilities()
         has = bool(features.get("avx512_bf16") or features.get("amx_bf16") or features.get("bf16"))

@@ -68,8 +68,9 @@ class Base(Section):
     """Seed of everything random."""
     threads: Annotated[int, Field(ge=1)] | None = None
     """CPU threads for training and scoring; null takes all cores. Training is reproducible for a given number."""
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    """Where to train and score. `cuda` fails when CUDA cannot be loaded; `auto` takes it when it can."""
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    """Where to train and score. `cuda` and `mps` (Apple's GPUs) fail where they cannot be used; `auto` takes CUDA where
+    it can, else the CPU."""
     artifacts_dir: Annotated[str, Field(min_length=1)] = "artifacts"
     """Folder of the stages' outputs, relative to the params file."""
     dist_dir: Annotated[str, Field(min_length=1)] = "dist"
@@ -169,9 +170,9 @@ class Tune(Section):
     """Passes over the training rows of one full trial."""
     batch_size: Positive = 1024
     """Rows of one step."""
-    pruner: Literal["hyperband", "median", "wilcoxon", "none"] = "hyperband"
-    """How hopeless trials are stopped early: successive halving, below the median of the others' epochs, or
-    significantly below the best one's epochs."""
+    pruner: Literal["asha", "hyperband", "median", "wilcoxon", "none"] = "hyperband"
+    """How hopeless trials are stopped early: outside the best third after 1, 3, 9, ... epochs; the same, but some are
+    left alone for longer; below the median of the others' epochs; or significantly below the best one's epochs."""
     objectives: Annotated[
         tuple[Literal["metric", "training_seconds", "latency_ms", "size_kib"], ...], Field(min_length=1)
     ] = ("metric",)
@@ -186,7 +187,7 @@ class Tune(Section):
     """How many of them."""
     storage: Literal["journal", "sqlite", "shared"] = "journal"
     """Format of the study's file under artifacts; or `shared`: the database that ASSAY_TUNE_STORAGE names
-    (`postgresql://...` needs the extra of that name)."""
+    (`postgresql://...` needs the extra of that name; `grpc://host:port` of Optuna's proxy needs `grpc`)."""
     study: Annotated[str, Field(pattern=_NAME)] | None = None
     """Name of the study in the shared database; null takes one that is made of base.name, settings and data."""
     executor: Literal["local", "ray", "dask"] = "local"
@@ -202,6 +203,9 @@ class Tune(Section):
     """Checkpoints kept."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     """Precision of matrix products in training; `auto` takes bf16 where the processor has instructions for it."""
+    compile: bool = False
+    """Let torch.compile make the network's code: worth its minute where trainings are long and the GPU is large. Where
+    that cannot be done, which is told, it trains without."""
     clip: Above0 | None = None
     """Largest norm of a step's gradient. Null leaves it as it is."""
     parts: Positive = 1

@@ -14,6 +14,9 @@ import torch
 from torch import Tensor, nn
 from torch import distributed as dist
 
+from tasks.core import devices
+from tasks.core.log import log
+
 _WARM_UP_STEPS = 100
 _EMA_DECAY = 0.99
 #: Rows are gathered in the order of an epoch in parts of about this size, so that trainings which share the rows'
@@ -38,6 +41,7 @@ class Recipe:
         parts: a step's rows are computed in so many parts, one after the other, which takes less memory.
         together: processes of torch's default group that train this network together. Each runs the same training with
             the same seed, and computes its share of every step's rows; the gradients are averaged.
+        compiled: whether torch.compile makes the network's code for training, where it can.
     """
 
     learning_rate: float
@@ -48,6 +52,7 @@ class Recipe:
     clip: float | None = None
     parts: int = 1
     together: int = 1
+    compiled: bool = False
 
 
 @dataclass(frozen=True)
@@ -165,6 +170,8 @@ class Loop:
     ) -> None:
         self.device = next(network.parameters()).device
         self._network, self._recipe, self._loss = network, recipe, loss
+        if recipe.compiled:
+            _compile(network, self.device)
         self._rate = _warm_up_and_cosine(total_steps)
         self._steps = 0
         self._optimizer = torch.optim.AdamW(
@@ -226,8 +233,8 @@ class Loop:
             found |= {f"optimizer.{index}.{name}": value for name, value in values.items()}
         found |= {f"scaler.{name}": torch.tensor(value) for name, value in self._scaler.state_dict().items()}
         found |= {"rng.cpu": torch.get_rng_state()}
-        if self.device.type == "cuda":
-            found["rng.cuda"] = torch.cuda.get_rng_state(self.device)
+        if self.device.type != "cpu":
+            found["rng.device"] = getattr(torch, self.device.type).get_rng_state()
         return {name: value.detach().cpu().contiguous().clone() for name, value in found.items()}
 
     def restore(self, tensors: Mapping[str, Tensor], steps: int) -> None:
@@ -243,8 +250,16 @@ class Loop:
         if scaled := {name: value.item() for name, value in _under("scaler.", tensors).items()}:
             self._scaler.load_state_dict(scaled)
         torch.set_rng_state(tensors["rng.cpu"])
-        if "rng.cuda" in tensors:
-            torch.cuda.set_rng_state(tensors["rng.cuda"], self.device)
+        if "rng.device" in tensors:
+            getattr(torch, self.device.type).set_rng_state(tensors["rng.device"])
+
+
+def _compile(network: nn.Module, device: torch.device) -> None:
+    """Let a network's ``forward`` be compiled at its first step; its weights and their names stay as they are."""
+    if (reason := devices.no_compiler(device)) is None:
+        network.compile(dynamic=False)
+    else:
+        log.warning("training without torch.compile, which cannot be used here: %s", reason)
 
 
 def _under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -258,9 +273,16 @@ def _batches(examples: Batch, batch: int, device: torch.device) -> Iterator[Batc
     gathered = max(1, _GATHERED_BYTES // max(1, sum(tensor[:1].nbytes for tensor in examples) * batch)) * batch
     for first in range(0, len(order), gathered):
         rows = order[first : first + gathered]
-        block = tuple(tensor[rows].to(device, non_blocking=True) for tensor in examples)
+        block = tuple(_sent(tensor[rows], device) for tensor in examples)
         for start in range(0, len(rows), batch):
             yield tuple(tensor[start : start + batch] for tensor in block)
+
+
+def _sent(rows: Tensor, device: torch.device) -> Tensor:
+    """Rows on the device; the CPU does not wait for a GPU to have read them, which takes memory that is pinned."""
+    if device.type == "cuda" and rows.device.type == "cpu":
+        rows = rows.pin_memory()
+    return rows.to(device, non_blocking=True)
 
 
 def _warm_up_and_cosine(total: int) -> Callable[[int], float]:

@@ -42,7 +42,7 @@ def sampler(settings: Tune, seed: int) -> optuna.samplers.BaseSampler:
 def _tpe(settings: Tune, seed: int) -> optuna.samplers.BaseSampler:
     if not _is_conditional(settings):
         return optuna.samplers.TPESampler(seed=seed, n_startup_trials=_STARTUP_TRIALS)
-    return _experimental(  # in groups, or what is conditional would be proposed one by one
+    return experimental(  # in groups, or what is conditional would be proposed one by one
         lambda: optuna.samplers.TPESampler(seed=seed, n_startup_trials=_STARTUP_TRIALS, multivariate=True, group=True)
     )
 
@@ -50,6 +50,8 @@ def _tpe(settings: Tune, seed: int) -> optuna.samplers.BaseSampler:
 def pruner(settings: Tune) -> optuna.pruners.BasePruner:
     """The rule that stops hopeless trials."""
     match settings.pruner:
+        case "asha":
+            return optuna.pruners.SuccessiveHalvingPruner(min_resource=1, reduction_factor=_REDUCTION_FACTOR)
         case "hyperband":
             return optuna.pruners.HyperbandPruner(
                 min_resource=1, max_resource=settings.epochs, reduction_factor=_REDUCTION_FACTOR
@@ -57,12 +59,12 @@ def pruner(settings: Tune) -> optuna.pruners.BasePruner:
         case "median":
             return optuna.pruners.MedianPruner(n_startup_trials=_STARTUP_TRIALS, n_warmup_steps=1)
         case "wilcoxon":
-            return _experimental(lambda: optuna.pruners.WilcoxonPruner(p_threshold=0.1))
+            return experimental(lambda: optuna.pruners.WilcoxonPruner(p_threshold=0.1))
         case _:
             return optuna.pruners.NopPruner()
 
 
-def _experimental(make: Callable[[], T]) -> T:
+def experimental(make: Callable[[], T]) -> T:
     """Make something of Optuna's without its warning that it may change: the version is pinned."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)

@@ -87,7 +87,7 @@ class Objective:
             workloads.model(workload, own.model),
             encoder,
             metric,
-            tuple(tensor.to(device) for tensor in examples),
+            devices.placed(examples, device),
             inputs,
             labels,
             job.folder,
@@ -144,7 +144,7 @@ class Objective:
         dtype = devices.autocast_dtype(own.precision, self.device)
         return Recipe(
             values["learning_rate"], values["weight_decay"], own.epochs, own.batch_size, dtype, own.clip, own.parts,
-            own.processes,
+            own.processes, own.compile,
         )  # fmt: skip
 
     def _costs(self, network: nn.Module, state: Mapping[str, Tensor], seconds: float) -> dict[str, float]:

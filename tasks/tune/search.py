@@ -15,9 +15,9 @@ from tasks.core.errors import NotProven
 from tasks.core.log import log
 from tasks.core.settings import Tune
 from tasks.core.space import Value
-from tasks.tune import methods
+from tasks.tune import database, methods
 from tasks.tune.proposals import Plan, Point, plan, suggest
-from tasks.tune.study import counts, finished, storage_errors
+from tasks.tune.study import counts, finished
 from tasks.tune.trial import Outcome, Report, Runner, Task
 
 #: The study's attribute with the seconds that the search has taken so far.
@@ -40,7 +40,7 @@ def search(
         NotProven: if no trial completed.
         MachineError: if the study's database stops answering.
     """
-    with storage_errors():
+    with database.errors():
         conductor = _Conductor(study, settings, seed, first or [])
         if len(runners) == 1:
             conductor.work(runners[0])

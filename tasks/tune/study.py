@@ -7,9 +7,7 @@ would have.
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,21 +16,18 @@ from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock, 
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
-from tasks.core.errors import MachineError, UsageError
+from tasks.core.errors import UsageError
 from tasks.core.sections import Section
 from tasks.core.settings import Tune
 from tasks.core.space import options
-from tasks.tune import methods
+from tasks.tune import database, methods
 from tasks.tune.proposals import resolve
 
-#: The environment variable that names the shared database: it may hold a password, which no file of settings should.
-ADDRESS = "ASSAY_TUNE_STORAGE"
 #: Why a trial failed that nobody ran to its end.
 INTERRUPTED = "interrupted"
 
 _FILES = {"journal": "study.log", "sqlite": "study.db"}
 _NAME = "tune"
-_CONNECT_SECONDS = 10
 #: Settings that say how, how long and where to search, and nothing of what a trial's result means.
 _OF_THE_SEARCH = {
     "sampler", "trials", "minutes", "patience", "pruner", "limits", "pick", "warm_start", "warm_start_trials",
@@ -56,7 +51,7 @@ def open_study(
         MachineError: if the database does not answer.
     """
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    with storage_errors():
+    with database.errors():
         if settings.storage == "shared":
             return _open_shared(settings, folder, higher_is_better, about or {})
         folder.mkdir(parents=True, exist_ok=True)
@@ -94,36 +89,6 @@ def finished(study: optuna.Study) -> list[FrozenTrial]:
 def counts(trial: FrozenTrial) -> bool:
     """Whether a trial is one of the budget's: not one that was left behind."""
     return trial.user_attrs.get("error") != INTERRUPTED
-
-
-@contextmanager
-def storage_errors() -> Iterator[None]:
-    """Turn "no answer" and "locked" of a study's database into a :class:`MachineError`, without its address.
-
-    A journal or SQLite file on a full or read-only disk is told by the stage, as for any other file.
-    """
-    import sqlalchemy.exc
-
-    try:
-        yield
-    except (sqlalchemy.exc.OperationalError, optuna.exceptions.StorageInternalError) as error:
-        said = str(error.__cause__ or error).strip().splitlines()[0]
-        shared = ADDRESS in os.environ
-        if "locked" not in said and not shared:
-            raise
-        raise MachineError(
-            "the study's database must answer, and no other program may keep it locked",
-            _without_address(said),
-            f"start it, correct {ADDRESS}, or set tune.storage: journal" if shared else "end that program",
-        ) from error
-
-
-def _without_address(said: str) -> str:
-    from sqlalchemy.engine import make_url
-
-    address = os.environ.get(ADDRESS)
-    password = make_url(address).password if address else None
-    return said.replace(str(password), "***") if password else said
 
 
 def _in_its_place(trial: FrozenTrial, space: Section) -> FrozenTrial:
@@ -190,43 +155,25 @@ def _cut_half_line(journal: Path) -> None:
 
 
 def _open_shared(settings: Tune, folder: Path, higher_is_better: bool, about: Mapping[str, str]) -> optuna.Study:
-    """The study in the database; a trial that was being run when its stage died is marked there, and stays."""
-    storage = _database()
+    """The study in the database. A trial that was being run when its stage died goes back to its place in the queue.
+
+    Through a proxy, which can take nothing back, it is marked instead, and stays.
+    """
+    storage = database.storage()
     name = settings.study or folder.name
+    database.keep(storage, name)
     known = {found.study_name for found in optuna.get_all_study_summaries(storage, include_best_trial=False)}
-    is_new = name not in known
-    if not is_new:
-        _check_same(optuna.load_study(study_name=name, storage=storage), settings, about, known)
     study = _load(settings, storage, name, higher_is_better)
-    if is_new:
+    if study.get_trials(deepcopy=False) or "about" in study.user_attrs:
+        _check_same(study, settings, about, known)
+    else:
         study.set_user_attr("space", _spelt(settings.space))
         study.set_user_attr("about", _about(settings, about))
     for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-        storage.set_trial_user_attr(trial._trial_id, "error", INTERRUPTED)
-        study.tell(trial.number, state=TrialState.FAIL)
-    return study
-
-
-def _database() -> optuna.storages.BaseStorage:
-    address = os.environ.get(ADDRESS, "")
-    rule = f"tune.storage: shared needs the address of a database in {ADDRESS}"
-    from sqlalchemy.engine import make_url
-    from sqlalchemy.exc import ArgumentError, NoSuchModuleError
-
-    try:
-        url = make_url(address)
-        if url.drivername == "postgresql":
-            url = url.set(drivername="postgresql+psycopg")
-        waits = {"connect_timeout": _CONNECT_SECONDS} if url.get_backend_name() == "postgresql" else {}
-        whole = url.render_as_string(hide_password=False)
-        storage = optuna.storages.RDBStorage(whole, engine_kwargs={"pool_pre_ping": True, "connect_args": waits})
-    except ImportError as error:
-        way_out = "pip install '.[postgresql]', or install the driver that the address names"
-        raise UsageError(rule, "the database's driver is not installed", way_out) from error
-    except (ArgumentError, NoSuchModuleError) as error:
-        found = "it is not set" if not address else "what is there is none"
-        raise UsageError(rule, found, f"export {ADDRESS}=postgresql://user:password@host/database") from error
-    return storage
+        if not database.replaced(storage, trial, _in_its_place(trial, settings.space)):
+            storage.set_trial_user_attr(trial._trial_id, "error", INTERRUPTED)
+            study.tell(trial.number, state=TrialState.FAIL)
+    return _load(settings, storage, name, higher_is_better)
 
 
 def _check_same(study: optuna.Study, settings: Tune, about: Mapping[str, str], known: set[str]) -> None:

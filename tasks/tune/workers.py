@@ -38,8 +38,7 @@ def share(job: Job, objective: Objective) -> Objective:
     if not rows.are_in(folder):  # else an interrupted search has left them, and the objective has them from there
         rows.write(folder, objective.examples, objective.inputs, objective.labels)
     examples, inputs, labels = rows.read(folder)
-    on_device = tuple(tensor.to(objective.device) for tensor in examples)
-    return replace(objective, examples=on_device, inputs=inputs, labels=labels)
+    return replace(objective, examples=devices.placed(examples, objective.device), inputs=inputs, labels=labels)
 
 
 @contextmanager

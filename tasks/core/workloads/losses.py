@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+import torch
 from torch import Tensor, nn
 
 
@@ -29,7 +30,7 @@ def cross_entropy(logits: Tensor, labels: Tensor, weights: Sequence[float] = (),
         weights: one for each class; none means one each.
         smoothing: share of the target's mass that is spread over all classes.
     """
-    weight = logits.new_tensor(list(weights)) if weights else None
+    weight = torch.tensor(weights, dtype=logits.dtype).to(logits.device, non_blocking=True) if weights else None
     if logits.shape[1] > 1:
         return nn.functional.cross_entropy(logits, labels, weight, label_smoothing=smoothing)
     target = labels.float() * (1 - smoothing) + smoothing / 2

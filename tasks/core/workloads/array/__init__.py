@@ -91,7 +91,8 @@ class Array:
         *inputs, labels = batch
         only = array.inputs[0]
         if network.training and tune.augment != "none" and len(inputs) == 1 and only.augmentable and only.layout:
-            inputs = [augmented(inputs[0], only.layout, torch.tensor(only.mean, device=labels.device), tune.augment)]
+            mean = torch.tensor(only.mean).to(labels.device, non_blocking=True)
+            inputs = [augmented(inputs[0], only.layout, mean, tune.augment)]
         logits = losses.logits_of(network(*inputs))
         return losses.cross_entropy(logits, labels, array.class_weights, getattr(network, "label_smoothing", 0.0))
 

@@ -46,7 +46,7 @@ def _moved(values: Tensor, axis: int, mirror: bool) -> Tensor:
     places = torch.arange(length) + torch.randint(-most, most + 1, (rows, 1))
     if mirror:
         places = torch.where(torch.rand(rows, 1) < 0.5, places, length - 1 - places)
-    places = places.clamp(0, length - 1).to(values.device)
+    places = places.clamp(0, length - 1).to(values.device, non_blocking=True)
     shape = [rows, *(length if index == axis else 1 for index in range(1, values.ndim))]
     return values.gather(axis, places.reshape(shape).expand(values.shape))
 
@@ -54,7 +54,7 @@ def _moved(values: Tensor, axis: int, mirror: bool) -> Tensor:
 def _rescaled(values: Tensor, layout: Layout, mean: Tensor) -> Tensor:
     factor = 1 + _SCALE * (2 * torch.rand(len(values), 1, 1) - 1)
     middle = mean if layout.channel_axis is None else mean.reshape(-1, 1) if layout.channel_axis == 0 else mean
-    factor = factor.reshape(len(values), *[1] * (values.ndim - 1)).to(values.device)
+    factor = factor.reshape(len(values), *[1] * (values.ndim - 1)).to(values.device, non_blocking=True)
     return (values.float() - middle) * factor + middle
 
 
