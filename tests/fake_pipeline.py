@@ -62,6 +62,19 @@ def work():
         (rejected / "report.html").write_text("<p>no</p>")
         (rejected / "verdict.json").write_text(json.dumps({"verdict": "REGRESSION", "reason": "worse", "lines": []}))
         sys.exit(int(behaviour.split()[1]))
+    if behaviour == "real":  # Assay's own stage
+        from tasks.core.errors import AssayError
+        from tasks.core.stage import run_stage
+        try:
+            run_stage(stage, params, options.params.parent)
+        except AssayError as error:
+            log.error("%s: %s", stage, error)
+            sys.exit(error.exit_code)
+        return
+    if behaviour == "pause":
+        (HOME / "pids.json").write_text(json.dumps([os.getpid()]))
+        while json.loads((HOME / "behaviour.json").read_text()).get(stage) == "pause":
+            time.sleep(0.1)
     if behaviour == "kill":
         os.kill(os.getpid(), 9)
     if behaviour == "sleep":
@@ -148,7 +161,8 @@ def make(root: Path, behaviour: dict[str, str] | None = None) -> Path:
 
 
 def behave(root: Path, behaviour: dict[str, str]) -> None:
-    """Tell stages what to do: "work", "sleep", "kill", "crash once" or "exit <code>"."""
+    """Tell stages what to do: "work", "sleep", "pause" (until told otherwise), "kill", "crash once", "exit <code>" or
+    "real"."""
     (root / "behaviour.json").write_text(json.dumps(behaviour))
 
 
