@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 from prefect import State, Task, flow, get_run_logger
 from prefect.artifacts import create_link_artifact, create_markdown_artifact, create_table_artifact
 from prefect.cache_policies import NO_CACHE
+from prefect.client.schemas.objects import FlowRun
 from prefect.states import Completed, Failed
 
 from flows.notify import notify
@@ -22,7 +24,19 @@ from tasks.core.settings import load
 _TOLD = {"ACCEPTED": "a version waits for its promotion", "REJECTED": "a retraining was rejected"}
 
 
-@flow(name="retrain", persist_result=False)
+def _stopped(_flow: Any, run: FlowRun, state: State[Any]) -> None:
+    """Tell of a run that was ended from outside (killed, its lease expired while the machine slept), where one can."""
+    params = run.parameters.get("params", "params.yaml")
+    own = load(Path(params))
+    body = f"{state.message}\nnext:   {_again(params)}"
+    notify(own.retrain.notify, f"Assay: {own.base.name}: STOPPED", body)
+
+
+def _again(params: str) -> str:
+    return f"assay retrain --params {shlex.quote(params)} (it goes on from there)"
+
+
+@flow(name="retrain", persist_result=False, on_crashed=[_stopped])
 def retrain(
     params: str = "params.yaml", force: bool = False, as_of: str | None = None, because: str | None = None
 ) -> Any:
@@ -53,7 +67,7 @@ def retrain(
         record = carry_out(wanted, _as_task, _run_stages, tell)
     except Exception as error:
         subject = f"Assay: {own.base.name}: FAILED"
-        notify(own.retrain.notify, subject, f"{error}\nnext:   assay retrain --params {params} (it goes on from there)")
+        notify(own.retrain.notify, subject, f"{error}\nnext:   {_again(params)}")
         if isinstance(error, AssayError):
             return failed(error)
         raise

@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import logging
+import os
 import re
 import shutil
+import socket
+import sqlite3
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+import time
+import urllib.request
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import fake_pipeline
+import psutil
 import pytest
 import retrain_world
 from fake_pipeline import git
@@ -20,7 +28,7 @@ from retrain_world import left_behind, records, wait_for
 
 from flows import records as records_of
 from flows.pipeline import inspect
-from flows.retraining import Wanted, error_of, plain
+from flows.retraining import Wanted, error_of, plain, told
 from flows.workplace import Workplace
 from tasks.core.errors import AssayError, MachineError, UsageError
 from tasks.core.settings import STAGES
@@ -93,69 +101,60 @@ def test_a_worker_killed_in_every_stage(once: Path, again: Callable[..., dict[st
 
 
 def test_a_remote_that_cannot_be_reached(once: Path, again: Callable[..., dict[str, Any]]) -> None:
-    with (once / ".dvc" / "config.local").open("w") as file:
-        file.write("['remote \"shared\"']\n    url = http://127.0.0.1:9/nobody\n")
+    config = once / ".dvc" / "config.local"
+    config.write_text("['remote \"shared\"']\n    url = http://127.0.0.1:9/nobody\n")
     with pytest.raises(MachineError, match=r"shared: .*\n.*run again: everything that was made is kept") as caught:
         again()
     assert caught.value.exit_code == 2
     assert records(once)[-1]["next"] == ["assay retrain"]
     assert untouched(once)
     assert git(once, "tag").split() == ["tiny@v1.0.0"]
-    (once / ".dvc" / "config.local").unlink()
-    completes(once, again())
-
-
-def test_a_remote_with_a_relative_path_is_the_repositorys_own(once: Path, again: Callable[..., dict[str, Any]]) -> None:
-    (once / ".dvc" / "config.local").write_text("['remote \"shared\"']\n    url = ../store\n")
+    config.write_text("['remote \"shared\"']\n    url = ../store\n")  # a folder of the repository, not of the worktree
     completes(once, again())
     assert list((once / "store").rglob("*.dir"))
 
 
-def source(once: Path, change: Callable[[list[str]], list[str] | None]) -> None:
-    """Change the lines of the source; None removes it."""
-    lines = change((once / "rows.csv").read_text().splitlines())
-    if lines is None:
-        (once / "rows.csv").unlink()
-    else:
-        (once / "rows.csv").write_text("\n".join([*lines, ""]) if lines else "")
+def lines_of(change: Callable[[list[str]], list[str]]) -> Callable[[Path], None]:
+    """A change of the source's lines."""
+
+    def write(path: Path) -> None:
+        lines = change(path.read_text().splitlines())
+        path.write_text("\n".join([*lines, ""]) if lines else "")
+
+    return write
 
 
-@pytest.mark.parametrize(
-    ("change", "code", "said"),
-    [
-        (lambda _: None, 2, r"rows.csv does not.*bring it back, and run again"),
-        (lambda _: [], 3, r"rows.csv|empty"),
-        (lambda lines: lines[:1], 3, r"row"),
-        (lambda lines: [line.replace("when,a", "when,b") for line in lines], 3, "`a` is gone; `b` is new"),
-        (lambda lines: lines[: len(lines) // 4], 3, r"rows before 2020-02-01T00:00:00\+00:00 are gone"),
-        (lambda lines: [*lines[:1500], "2020-02-03T0"], 3, r"rows.csv|usual are 40 a day"),
-    ],
-    ids=["missing", "no byte", "no row", "another schema", "truncated", "cut off within a row"],
-)
-def test_a_source_that_is_not_what_it_was(
-    once: Path, again: Callable[..., dict[str, Any]], capfd: pytest.CaptureFixture[str], change: Any, code: int,
-    said: str,
-) -> None:  # fmt: skip
-    before = (once / "rows.csv").read_bytes()
-    source(once, change)
-    fake_pipeline.behave(once, {"ingest": "real"})
-    try:
-        error = error_of(again())
-    except AssayError as raised:
-        error = raised
-    assert error is not None
-    assert error.exit_code == code
-    assert re.search(said, f"{error}\n{capfd.readouterr().err}", re.DOTALL)
-    assert records(once)[-1]["next"] == ["assay retrain"]
-    assert untouched(once)
-    (once / "rows.csv").write_bytes(before)
-    fake_pipeline.behave(once, {})
-    completes(once, again())
+SOURCES: dict[str, tuple[Callable[[Path], None], int, str]] = {
+    "missing": (Path.unlink, 2, r"rows.csv does not.*bring it back, and run again"),
+    "no byte": (lines_of(lambda _: []), 3, "rows.csv"),
+    "no row": (lines_of(lambda lines: lines[:1]), 3, "row"),
+    "another schema": (
+        lines_of(lambda lines: [lines[0].replace(",a,", ",b,"), *lines[1:]]),
+        3,
+        "`a` is gone; `b` is new.*mend the source, then `assay retrain`",
+    ),
+    "truncated": (lines_of(lambda lines: lines[: len(lines) // 4]), 3, r"rows before 2020-02-01T\S+ are gone"),
+    "cut off within a row": (lines_of(lambda lines: [*lines[:1500], "2020-02-03T0"]), 3, "rows.csv|usual are 40 a day"),
+}
 
 
-def test_a_clock_that_was_set_back(
-    once: Path, again: Callable[..., dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+def test_sources_that_are_not_what_they_were_and_a_clock_that_was_set_back(
+    once: Path,
+    again: Callable[..., dict[str, Any]],
+    capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    before = (once / "rows.csv").read_bytes()
+    fake_pipeline.behave(once, {"ingest": "real"})
+    for name, (change, code, said) in SOURCES.items():
+        change(once / "rows.csv")
+        error = verdict(again)
+        assert (error.exit_code, name) == (code, name)
+        assert re.search(said, f"{error}\n{capfd.readouterr().err}", re.DOTALL), name
+        assert records(once)[-1]["next"] == ["assay retrain"]
+        assert untouched(once)
+        (once / "rows.csv").write_bytes(before)
+
     class Early(datetime):
         @classmethod
         def now(cls, tz: Any = None) -> datetime:
@@ -168,20 +167,18 @@ def test_a_clock_that_was_set_back(
     assert refused["word"] == "REJECTED"
     assert "the snapshot is of 2020-01-20T00:00:00+00:00, which is before the last accepted one" in refused["reason"]
     assert "set the clock right" in str(refused["findings"])
-    assert [one["id"] for one in records(once)] == sorted(one["id"] for one in records(once))
-    assert refused["id"] > records(once)[0]["id"]  # the latest stays the latest
+    assert records(once)[-1]["id"] == refused["id"]  # the latest stays the latest
     completes(once, again())
 
 
-def test_a_branch_in_the_way(once: Path, again: Callable[..., dict[str, Any]]) -> None:
-    git(once, "branch", "-m", f"retrain/tiny/{FIRST}", "kept")
-    git(once, "branch", "retrain")  # a file where a folder of branches belongs
-    with pytest.raises(UsageError, match=r"retrain.*\n.*a retraining that was begun is taken up"):
-        again()
-    assert git(once, "tag").split() == ["tiny@v1.0.0"]
-    git(once, "branch", "-D", "retrain")
-    assert again("2020-03-11")["word"] == "NOTHING"  # after it completed the other one
-    completes(once, records(once)[1])
+def verdict(again: Callable[..., dict[str, Any]]) -> AssayError:
+    """The error with which a retraining ends, as a verdict or otherwise."""
+    try:
+        error = error_of(again())
+    except AssayError as raised:
+        return raised
+    assert error is not None
+    return error
 
 
 def held(lock: Path) -> subprocess.Popen[bytes]:
@@ -194,7 +191,7 @@ def held(lock: Path) -> subprocess.Popen[bytes]:
     return other
 
 
-def test_locks_of_dvc(once: Path, again: Callable[..., dict[str, Any]]) -> None:
+def test_locks_of_dvc_and_a_branch_in_the_way(once: Path, again: Callable[..., dict[str, Any]]) -> None:
     there = Workplace.of(inspect(once / "params.yaml"))
     fake_pipeline.behave(once, {"ingest": "exit 2"})
     with pytest.raises(UsageError):
@@ -206,11 +203,19 @@ def test_locks_of_dvc(once: Path, again: Callable[..., dict[str, Any]]) -> None:
             again()
         assert untouched(once)
         others[1].kill()
-        completes(once, again())  # the lock of the user's own folder is in nobody's way
+        others[1].wait()
+        git(once, "branch", "-m", f"retrain/tiny/{FIRST}", "kept")
+        git(once, "branch", "retrain")  # a file where a folder of branches belongs
+        with pytest.raises(UsageError, match=r"retrain.*\n.*a retraining that was begun is taken up"):
+            again()  # the lock of the user's own folder is in nobody's way
+        assert git(once, "tag").split() == ["tiny@v1.0.0"]
+        git(once, "branch", "-D", "retrain")
+        assert again("2020-03-11")["word"] == "NOTHING"  # after it completed the other one
     finally:
         for other in others:
             other.kill()
             other.communicate()
+    completes(once, next(one for one in records(once)[1:] if one["word"] == "ACCEPTED"))
 
 
 def test_two_dvc_repositories_of_one_git_repository_share_nothing(tmp_path: Path) -> None:
@@ -258,16 +263,123 @@ def disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", "-l", str(place)], check=True)
 
 
-@pytest.mark.parametrize("left", [0, 150, 400], ids=["nothing", "for the worktree", "for some stages"])
-def test_a_full_disk(once: Path, disk: Path, left: int) -> None:
+def test_a_full_disk(once: Path, disk: Path) -> None:
     shutil.copytree(once.parent, disk / "place", symlinks=True)
     root = disk / "place" / "project"
-    room = shutil.disk_usage(disk).free - (left << 10)
-    (disk / "filler").write_bytes(b"\0" * room)
-    with pytest.raises(UsageError, match=r"(?i)no space left") as caught:
-        plain(Wanted(root / "params.yaml", as_of=SECOND))
-    assert caught.value.exit_code == 2
-    assert untouched(root)
-    assert git(root, "tag").split() == ["tiny@v1.0.0"]
-    (disk / "filler").unlink()
+    for left in (0, 150, 400):  # KiB: for nothing; for the worktree; for some stages
+        (disk / "filler").write_bytes(b"\0" * (shutil.disk_usage(disk).free - (left << 10)))
+        with pytest.raises(UsageError, match=r"(?i)no space left") as caught:
+            plain(Wanted(root / "params.yaml", as_of=SECOND))
+        assert caught.value.exit_code == 2
+        assert untouched(root)
+        assert git(root, "tag").split() == ["tiny@v1.0.0"]
+        (disk / "filler").unlink()
     completes(root, plain(Wanted(root / "params.yaml", as_of=SECOND)))
+
+
+def test_people_are_told_though_nothing_can_be_shown(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    import flows.retrain as conducted
+
+    said: list[str] = []
+
+    def refuse(*_: Any, **__: Any) -> None:
+        raise ConnectionError("no server")
+
+    monkeypatch.setattr(conducted, "notify", lambda _, subject, body: said.append(f"{subject}: {body}"))
+    monkeypatch.setattr(conducted, "create_markdown_artifact", refuse)
+    monkeypatch.setattr(conducted, "get_run_logger", lambda: logging.getLogger("run"))
+    record = {"name": "tiny", "word": "ACCEPTED", "reason": "age", "next": ["assay promote tiny 2-ab --to staging"]}
+    conducted._tell(record, ["custom-webhook/ops"])
+    assert said == [f"Assay: tiny: a version waits for its promotion: {told(record)}"]
+    assert "could not be left" in caplog.text
+    assert "no server" in caplog.text
+
+
+def test_people_are_told_of_a_run_that_was_ended_from_outside(once: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import uuid
+
+    from prefect.client.schemas.objects import FlowRun
+    from prefect.states import Crashed
+
+    import flows.retrain as conducted
+
+    said: list[str] = []
+    monkeypatch.setattr(conducted, "notify", lambda _, subject, body: said.append(f"{subject}: {body}"))
+    params = str(once / "params.yaml")
+    run = FlowRun(flow_id=uuid.uuid4(), parameters={"params": params})
+    (hook,) = conducted.retrain.on_crashed_hooks
+    hook(conducted.retrain, run, Crashed(message="the lease is gone"))
+    again = f"assay retrain --params {params} (it goes on from there)"
+    assert said == [f"Assay: tiny: STOPPED: the lease is gone\nnext:   {again}"]
+
+
+@contextmanager
+def server(folder: Path, port: int) -> Iterator[psutil.Process]:
+    """A Prefect server with a database of its own, once it answers; killed in the end, with its family."""
+    folder.mkdir(exist_ok=True)
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT")}
+    own = {
+        "PREFECT_SERVER_DATABASE_CONNECTION_URL": f"sqlite+aiosqlite:///{folder / 'prefect.db'}",
+        "PREFECT_HOME": str(folder),
+        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        "DO_NOT_TRACK": "1",
+    }
+    command = [sys.executable, "-P", "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)]
+    with (folder / "log.txt").open("a") as log:
+        process = psutil.Popen(command, env=kept | own, stdout=log, stderr=log)
+    try:
+        deadline = time.monotonic() + 180
+        while not answers(port):
+            assert process.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.3)
+        yield process
+    finally:
+        for one in (*process.children(recursive=True), process):
+            one.kill()
+        process.wait()
+
+
+def answers(port: int) -> bool:
+    """Whether a server is healthy."""
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/api/health", timeout=2) as answer:
+            return bool(answer.status == 200)
+    except OSError:
+        return False
+
+
+def asleep(processes: Iterable[psutil.Process], seconds: float) -> None:
+    """As when the lid of a laptop is closed: nothing of these moves, then everything goes on."""
+    family = [one for process in processes for one in (process, *process.children(recursive=True))]
+    for one in family:
+        one.suspend()
+    time.sleep(seconds)
+    for one in family:
+        one.resume()
+
+
+def test_a_server_started_anew_its_database_locked_and_a_laptop_asleep(once: Path, tmp_path: Path) -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = int(probe.getsockname()[1])
+    fake_pipeline.behave(once, {"compress": "pause"})
+    command = [str(fake_pipeline.BIN / "assay"), "retrain", "--as-of", SECOND]
+    environment = fake_pipeline.environment(once) | {"PREFECT_API_URL": f"http://127.0.0.1:{port}/api"}
+    with server(tmp_path / "server", port) as first:
+        worker = psutil.Popen(command, cwd=once, env=environment, stdout=subprocess.PIPE, text=True)
+        wait_for(once / "pids.json")
+        asleep([first, worker], 3.0)
+    with server(tmp_path / "server", port):
+        locked = sqlite3.connect(tmp_path / "server" / "prefect.db", isolation_level=None)
+        locked.execute("BEGIN EXCLUSIVE")
+        fake_pipeline.behave(once, {})  # the stage ends, and its task wants to say so
+        time.sleep(5.0)
+        locked.execute("ROLLBACK")
+        locked.close()
+        said, _ = worker.communicate(timeout=240)
+    assert worker.returncode == 0
+    assert "tiny: ACCEPTED" in said
+    completes(once, records(once)[-1])
