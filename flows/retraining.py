@@ -124,7 +124,7 @@ def _keep_failure(home: Pipeline, state: Mapping[str, Any], error: AssayError) -
     """The record of a failure, if there is room for one: it must not hide the failure itself."""
     try:
         Records(home).write(state, "FAILED", str(error))
-    except OSError as refused:
+    except (OSError, AssayError) as refused:
         print(f"no record of this is kept: {refused}", file=sys.stderr)
 
 
