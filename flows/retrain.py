@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from prefect import State, Task, flow, get_run_logger
+from prefect import Flow, State, Task, flow, get_run_logger
 from prefect.artifacts import create_link_artifact, create_markdown_artifact, create_table_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import FlowRun
@@ -24,9 +24,9 @@ from tasks.core.settings import load
 _TOLD = {"ACCEPTED": "a version waits for its promotion", "REJECTED": "a retraining was rejected"}
 
 
-def _stopped(_flow: Any, run: FlowRun, state: State[Any]) -> None:
+def _stopped(flow: Flow[..., Any], flow_run: FlowRun, state: State[Any]) -> None:  # noqa: ARG001 (Prefect's names)
     """Tell of a run that was ended from outside (killed, its lease expired while the machine slept), where one can."""
-    params = run.parameters.get("params", "params.yaml")
+    params = flow_run.parameters.get("params", "params.yaml")
     own = load(Path(params))
     body = f"{state.message}\nnext:   {_again(params)}"
     notify(own.retrain.notify, f"Assay: {own.base.name}: STOPPED", body)

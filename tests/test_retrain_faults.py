@@ -15,9 +15,9 @@ import urllib.request
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import fake_pipeline
 import psutil
@@ -157,8 +157,8 @@ def test_sources_that_are_not_what_they_were_and_a_clock_that_was_set_back(
 
     class Early(datetime):
         @classmethod
-        def now(cls, tz: Any = None) -> datetime:
-            return datetime(2020, 1, 20, 5, tzinfo=UTC)
+        def now(cls, tz: Any = None) -> Self:
+            return cls(2020, 1, 20, 5, tzinfo=tz)
 
     with monkeypatch.context() as clock:
         for module in ("flows.retraining", "flows.records"):
@@ -242,7 +242,8 @@ def test_the_same_bundle_is_found_by_its_content(once: Path, again: Callable[...
 def test_commands_name_the_params_file(once: Path) -> None:
     pipeline = inspect(once / "params.yaml")
     other = records_of.Records(replace(pipeline, params=once / "some where" / "a.yaml"))
-    record = {"id": "1", "name": "tiny", "commit": git(once, "rev-parse", "HEAD").strip(), "by": "data"}
+    head = git(once, "rev-parse", "HEAD").strip()
+    record = {"id": "1", "name": "tiny", "commit": head, "as_of": None, "by": "data"}
     assert other.write(record, "REJECTED", "no")["next"] == ["assay retrain --params 'some where/a.yaml'"]
     assert other.write(record, "FAILED", "no")["next"] == ["assay retrain --params 'some where/a.yaml'"]
 

@@ -10,6 +10,7 @@ the last runs, and ends with 1 if a run ended otherwise than it should, or if so
 from __future__ import annotations
 
 import argparse
+import gc
 import json
 import os
 import signal
@@ -105,7 +106,8 @@ class World:
         return "killed" if reached else f"did not come as far as {stage}"
 
     def count(self) -> dict[str, float]:
-        """How much of everything there is now."""
+        """How much of everything there is now; in this process, without what waits to be collected."""
+        gc.collect()
         pids = {one["what"]: psutil.Process(one["pid"]) for one in self.services.running()["processes"]}
         who = {"server": pids["server"], "worker": pids["worker"], "driver": psutil.Process()}
         family = {process.pid for process in (*self.services.family(), *psutil.Process().children(recursive=True))}
