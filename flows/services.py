@@ -56,6 +56,10 @@ class Services:
     def _file(self) -> Path:
         return self.folder / "up.json"
 
+    @property
+    def _mark(self) -> str:
+        return str(self.folder.resolve())
+
     def running(self) -> dict[str, Any]:
         """What was started and still runs: ``url`` and ``processes`` (what, pid); no processes if none does."""
         if not self._file.is_file():
@@ -66,7 +70,7 @@ class Services:
 
     def family(self) -> list[psutil.Process]:
         """Every process that bears the mark of these services: server, worker, and all that they started."""
-        return [process for process in psutil.process_iter() if _mark_of(process) == str(self.folder)]
+        return [process for process in psutil.process_iter() if _mark_of(process) == self._mark]
 
     @contextmanager
     def alone(self) -> Iterator[None]:
@@ -169,7 +173,7 @@ class Services:
             # On the disk: what is kept in memory goes with the server, and Prefect ends the runs whose lease is gone.
             "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",
             "DO_NOT_TRACK": "1",
-            _MARK: str(self.folder),
+            _MARK: self._mark,
             "PYTHONSAFEPATH": "1",  # a flows.py in the project's folder is the user's, not ours
             **({"PREFECT_API_AUTH_STRING": auth} if auth else {}),
         }

@@ -130,7 +130,7 @@ def test_down_finds_what_was_started_by_an_up_that_was_killed_before_it_wrote_so
     tmp_path: Path, start: Callable[..., subprocess.Popen[bytes]]
 ) -> None:
     services, said = Services(tmp_path), list[str]()
-    ours = start(ASSAY_SERVICES_OF=str(services.folder))
+    ours = start(ASSAY_SERVICES_OF=str(services.folder.resolve()))
     services.down(said.append)
     assert said == [f"left over (process {ours.pid}): ended"]
     assert not psutil.pid_exists(ours.pid)
