@@ -17,7 +17,8 @@ def add_to(app: typer.Typer) -> None:
 def retrain(
     params: Annotated[Path, typer.Option("--params", help="Params file of the pipeline.")] = Path("params.yaml"),
     force: Annotated[
-        bool, typer.Option("--force", help="Train without a reason, whatever the data look like.")
+        bool,
+        typer.Option("--force", help="Train without a reason, however the data differ from before. The suite stands."),
     ] = False,
     as_of: Annotated[
         str | None, typer.Option(help="Moment of the snapshot (default: the last midnight in UTC).")

@@ -47,12 +47,19 @@ def forget_dead_owners(repo: Path) -> None:
 
 
 def _may_live(owner: dict[str, Any], written: float) -> bool:
-    """Whether the process that wrote its id at ``written`` (seconds since the epoch) or before may still run."""
+    """Whether the process that wrote its id at ``written`` (seconds since the epoch) or before may still run.
+
+    One that seems younger is the owner all the same if its command is: the clock was set meanwhile.
+    """
     import psutil
 
     if owner["pid"] == os.getpid():
         return False
     try:
-        return bool(psutil.Process(owner["pid"]).create_time() <= written + _CLOCK_SECONDS)
+        process = psutil.Process(owner["pid"])
+        elder = process.create_time() <= written + _CLOCK_SECONDS
+        return bool(elder or owner["cmd"] in " ".join(process.cmdline()))
     except psutil.NoSuchProcess:
         return False
+    except psutil.AccessDenied:  # another user's
+        return True

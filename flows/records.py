@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import shlex
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -33,8 +34,10 @@ class Records:
         return self.home.artifacts / "runs" / "retrain"
 
     def new_id(self) -> str:
-        """Name of the next one: this moment in UTC."""
-        return datetime.now(UTC).strftime("%Y%m%dT%H%M%S.%fZ")
+        """Name of the next one: this moment in UTC, or the last name and a sign, if the clock was set back since."""
+        now = datetime.now(UTC).strftime("%Y%m%dT%H%M%S.%fZ")
+        last = max((path.name for path in self.folder.glob("*")), default="")
+        return now if now > last else f"{last}+"
 
     def all(self) -> list[dict[str, Any]]:
         """Every record, oldest first."""
@@ -59,10 +62,16 @@ class Records:
             self._keep_reports(place.there_artifacts, folder, state.get("until", STAGES[-1]))
         when = datetime.now(UTC).isoformat(timespec="seconds")
         record = {**state, "word": word, "reason": reason, "when": when, "folder": str(folder)}
-        record["next"] = next_commands(record)
+        record["next"] = next_commands(record, self._option)
         files.write_text(folder / "report.html", retrain.page(self._told(record, folder)))
         files.write_json(folder / _RECORD, record)
         return record
+
+    @property
+    def _option(self) -> str:
+        """How commands name the params file, in the repository's folder: not at all if it is the default."""
+        params = self.home.params.relative_to(self.home.repo).as_posix()
+        return "" if params == "params.yaml" else f" --params {shlex.quote(params)}"
 
     def _told(self, record: Mapping[str, Any], folder: Path) -> dict[str, Any]:
         """What the page tells: the record, what its stages left, and what changed since the last accepted run."""
@@ -113,17 +122,17 @@ def _reports(artifacts: Path, stage: str) -> dict[str, Path]:
     return pages
 
 
-def next_commands(record: Mapping[str, Any]) -> list[str]:
-    """What a person can do now, as commands."""
+def next_commands(record: Mapping[str, Any], option: str) -> list[str]:
+    """What a person can do now, as commands; ``option`` names the params file."""
     name = record["name"]
     if record["word"] == "ACCEPTED":
         promoted = record["staging"] is not None and not record["staging"].startswith("refused")
         to = "prod" if promoted else "staging"
         merge = f"git merge {record['branch']} && dvc checkout"  # promotion wants the data of the version in place
-        return [merge, f"assay promote {name} {record['version']} --to {to}"]
+        return [merge, f"assay promote {name} {record['version']} --to {to}{option}"]
     if record["word"] == "REJECTED":
-        return ["assay retrain --force"] if record["by"] == "data" else ["assay run"]
-    return ["assay retrain"] if record["word"] == "FAILED" else []
+        return [f"assay retrain{option}" if record["by"] == "data" else f"assay run{option}"]
+    return [f"assay retrain{option}"] if record["word"] == "FAILED" else []
 
 
 def _rows(path: Path) -> list[dict[str, str]]:

@@ -2,27 +2,41 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import shlex
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from prefect import State, Task, flow
+from prefect import Flow, State, Task, flow, get_run_logger
 from prefect.artifacts import create_link_artifact, create_markdown_artifact, create_table_artifact
 from prefect.cache_policies import NO_CACHE
+from prefect.client.schemas.objects import FlowRun
 from prefect.states import Completed, Failed
 
 from flows.notify import notify
 from flows.pipeline import Pipeline
 from flows.retraining import Wanted, carry_out, error_of, told
 from flows.run import failed, run_stages
-from tasks.core.errors import AssayError, SettingsError
+from tasks.core.errors import AssayError, UsageError
 from tasks.core.settings import load
 
 #: What people are told of, and how.
 _TOLD = {"ACCEPTED": "a version waits for its promotion", "REJECTED": "a retraining was rejected"}
 
 
-@flow(name="retrain", persist_result=False)
+def _stopped(flow: Flow[..., Any], flow_run: FlowRun, state: State[Any]) -> None:  # noqa: ARG001 (Prefect's names)
+    """Tell of a run that was ended from outside (killed, its lease expired while the machine slept), where one can."""
+    params = flow_run.parameters.get("params", "params.yaml")
+    own = load(Path(params))
+    body = f"{state.message}\nnext:   {_again(params)}"
+    notify(own.retrain.notify, f"Assay: {own.base.name}: STOPPED", body)
+
+
+def _again(params: str) -> str:
+    return f"assay retrain --params {shlex.quote(params)} (it goes on from there)"
+
+
+@flow(name="retrain", persist_result=False, on_crashed=[_stopped])
 def retrain(
     params: str = "params.yaml", force: bool = False, as_of: str | None = None, because: str | None = None
 ) -> Any:
@@ -41,21 +55,34 @@ def retrain(
         AssayError: see :func:`flows.retraining.carry_out`.
     """
     try:
-        record = carry_out(Wanted(Path(params), force, as_of or None, because or None), _as_task, _run_stages)
-    except SettingsError as error:  # it does not say whom to tell
-        return failed(error)
-    except Exception as error:
         own = load(Path(params))
+    except UsageError as error:  # it does not say whom to tell
+        return failed(error)
+
+    def tell(record: dict[str, Any]) -> None:
+        _tell(record, own.retrain.notify)
+
+    try:
+        wanted = Wanted(Path(params), force, as_of or None, because or None)
+        record = carry_out(wanted, _as_task, _run_stages, tell)
+    except Exception as error:
         subject = f"Assay: {own.base.name}: FAILED"
-        notify(own.retrain.notify, subject, f"{error}\nnext:   assay retrain --params {params} (it goes on from there)")
+        notify(own.retrain.notify, subject, f"{error}\nnext:   {_again(params)}")
         if isinstance(error, AssayError):
             return failed(error)
         raise
-    _leave(record)
-    if record["word"] in _TOLD:
-        subject = f"Assay: {record['name']}: {_TOLD[record['word']]}"
-        notify(load(Path(params)).retrain.notify, subject, told(record))
+    tell(record)
     return _state(record)
+
+
+def _tell(record: dict[str, Any], blocks: Sequence[str]) -> None:
+    """Tell people first, then leave the artifacts: what cannot be shown has happened all the same."""
+    if record["word"] in _TOLD:
+        notify(blocks, f"Assay: {record['name']}: {_TOLD[record['word']]}", told(record))
+    try:
+        _leave(record)
+    except Exception:  # noqa: BLE001 (whatever a server or its client raises is told, with its traceback)
+        get_run_logger().exception("the artifacts of this run could not be left; it is: %s", told(record))
 
 
 def _leave(record: dict[str, Any]) -> None:

@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 
 from flows import registry
 from flows.bundles import bundle, export_must_run
+from flows.dvc_driver import dvc_errors, reproduce
 from flows.pipeline import Pipeline, inspect
 from flows.records import Records
 from flows.stage_log import last_error
@@ -33,6 +34,8 @@ T = TypeVar("T")
 Conduct = Callable[[str, Callable[[], T]], T]
 #: Brings the stages up to the named one (None: all) up to date.
 RunStages = Callable[[Pipeline, str | None], object]
+#: Tells people of a record.
+Tell = Callable[[dict[str, Any]], object]
 
 
 @dataclass(frozen=True)
@@ -47,7 +50,6 @@ class Wanted:
 
 def plain(wanted: Wanted) -> dict[str, Any]:
     """:func:`carry_out` without Prefect."""
-    from flows.dvc_driver import reproduce
 
     def run_stages(pipeline: Pipeline, until: str | None) -> None:
         def forced(stage: str) -> bool:
@@ -55,7 +57,7 @@ def plain(wanted: Wanted) -> dict[str, Any]:
 
         reproduce(pipeline, lambda _, done: _done(done), forced, until)
 
-    return carry_out(wanted, lambda _, step: step(), run_stages)
+    return carry_out(wanted, lambda _, step: step(), run_stages, lambda record: print(told(record), file=sys.stderr))
 
 
 def told(record: Mapping[str, Any]) -> str:
@@ -71,11 +73,12 @@ def error_of(record: Mapping[str, Any]) -> AssayError | None:
     if record["word"] != "REJECTED":
         return None
     kinds: dict[str, type[AssayError]] = {"data": DataRejected, "candidate": NotProven, "champion": PromotionRefused}
-    found = f"{record['name']}: {record['reason']}"
+    mend = "mend the source, then " if record["by"] == "data" else ""
     return kinds[record["by"]](
         "a retraining is accepted when data, gate and champion allow it",
-        found,
-        f"read {Path(record['folder']) / 'report.html'}; what serves is untouched",
+        f"{record['name']}: {record['reason']}",
+        f"read {Path(record['folder']) / 'report.html'}; {mend}`{'`, `'.join(record['next'])}`; "
+        "what serves is untouched",
     )
 
 
@@ -83,13 +86,14 @@ def _done(done: Callable[[], object]) -> None:
     done()
 
 
-def carry_out(wanted: Wanted, conduct: Conduct[Any], run_stages: RunStages) -> dict[str, Any]:
+def carry_out(wanted: Wanted, conduct: Conduct[Any], run_stages: RunStages, tell: Tell) -> dict[str, Any]:
     """Retrain if there is a reason to; see README, "Retraining".
 
     Args:
         wanted: what.
         conduct: does one step.
         run_stages: does stages.
+        tell: called with the record of an earlier run, if that was cut off while it was published: it is completed.
 
     Returns:
         The record of the run (see :mod:`flows.records`). Its ``word``: ACCEPTED, NOTHING (no reason to train, or
@@ -101,29 +105,38 @@ def carry_out(wanted: Wanted, conduct: Conduct[Any], run_stages: RunStages) -> d
     """
     home = inspect(wanted.params)
     as_of = _as_of(home, wanted.as_of)
-    with _alone(home) as free:
+    with files.machine_errors(home.artifacts), _alone(home) as free:
         if not free:
             return {"word": "SKIPPED", "name": home.settings.base.name, "reason": "another retraining of it is running"}
         place = Workplace.of(home)
         if (left := place.state()) is not None and left.get("version"):
-            conduct("publish", lambda: _publish(place, left))
+            tell(conduct("publish", lambda: _publish(place, left)))
         state = _begin(place, as_of)
         try:
-            with stages_of(place):
+            with files.machine_errors(place.folder), stages_of(place):
                 return _work(place, state, wanted, conduct, run_stages)
         except (DataRejected, NotProven) as error:
             by, stage = "data" if isinstance(error, DataRejected) else "candidate", _last_stage(place)
             reason = last_error(log_file(place.there_artifacts, stage)) or str(error)
             return _end(place, state | {"by": by, "until": stage}, "REJECTED", reason)
         except AssayError as error:
-            Records(home).write(state, "FAILED", str(error))
+            _keep_failure(home, state, error)
             raise
 
 
 def _last_stage(place: Workplace) -> str:
     """The stage that ended last; its log goes with the workplace."""
     logs = {stage: log_file(place.there_artifacts, stage) for stage in STAGES}
-    return max((stage for stage in STAGES if logs[stage].is_file()), key=lambda stage: logs[stage].stat().st_mtime_ns)
+    ended = [stage for stage in STAGES if logs[stage].is_file()]
+    return max(ended, key=lambda stage: logs[stage].stat().st_mtime_ns, default=STAGES[0])
+
+
+def _keep_failure(home: Pipeline, state: Mapping[str, Any], error: AssayError) -> None:
+    """The record of a failure, if there is room for one: it must not hide the failure itself."""
+    try:
+        Records(home).write(state, "FAILED", str(error))
+    except (OSError, AssayError) as refused:
+        print(f"no record of this is kept: {refused}", file=sys.stderr)
 
 
 def _as_of(home: Pipeline, given: str | None) -> datetime | None:
@@ -168,6 +181,7 @@ def _begin(place: Workplace, as_of: datetime | None) -> dict[str, Any]:
     left = place.state()
     if left is not None and {key: left[key] for key in asked} == asked:
         print(f"going on with the retraining of {left['id']}", file=sys.stderr)
+        place.connect()
         return left
     records = Records(place.home)
     settings = place.home.settings
@@ -188,6 +202,7 @@ def _work(
     pipeline = place.pipeline()
     state["forced"] = wanted.force
     state["settings"] = _flat(pipeline.settings.model_dump(mode="json", by_alias=True))
+    _check_source(place, pipeline)
     run_stages(pipeline, "validate")
     state["snapshot"] = conduct(
         "snapshot", lambda: retrain.profile(pipeline.artifacts / "ingest", _time_column(pipeline))
@@ -203,8 +218,8 @@ def _work(
     made = bundle(pipeline)
     if made is None:
         raise MachineError("`export` leaves a bundle", f"none in {pipeline.dist}", "run again")
-    if made.name in {path.name for path in place.home.dist.glob("[0-9]*-*")}:
-        return _end(place, state, "NOTHING", f"the same bundle as before came of it: {made.name}")
+    if (before := publish.find(place.home.dist, made.name.partition("-")[2])) is not None:
+        return _end(place, state, "NOTHING", f"the same bundle as before came of it: {before.name}")
     said: promote.Said = conduct("champion", lambda: _against_champion(pipeline, made))
     state["champion"] = {"word": said.word, "reason": said.reason, "figures": dict(said.figures)}
     if said.word != "PASS":
@@ -213,6 +228,14 @@ def _work(
     state["version"] = made.name
     place.keep(state)
     return conduct("publish", lambda: _publish(place, state))  # type: ignore[no-any-return]  # what it is given
+
+
+def _check_source(place: Workplace, pipeline: Pipeline) -> None:
+    """DVC would name the file of the worktree, where nobody can bring it back."""
+    source = pipeline.settings.ingest.source
+    if "://" not in source and not (pipeline.root / source).exists():
+        found = f"{place.home.root / source} does not, or neither Git nor DVC brings it back"
+        raise UsageError("the source that ingest.source names must exist", found, "bring it back, and run again")
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -252,16 +275,18 @@ def _commit_and_push(place: Workplace, pipeline: Pipeline, state: dict[str, Any]
 
 
 def _push(pipeline: Pipeline) -> None:
-    from dvc.exceptions import DvcException
+    from dvc.lock import LockError
     from dvc.repo import Repo
 
-    with Repo(str(pipeline.repo)) as repo:
+    with dvc_errors(), Repo(str(pipeline.repo)) as repo:
         if not (remote := repo.config["core"].get("remote")):
             print("dvc push: no default remote is configured", file=sys.stderr)
             return
         try:
             repo.push([str(pipeline.dvc_yaml)])
-        except (DvcException, OSError) as error:
+        except LockError:
+            raise
+        except Exception as error:  # every kind of remote has a library, and errors, of its own
             raise MachineError(
                 "DVC's remote must take what a retraining made",
                 f"{remote}: {error}",
@@ -290,7 +315,7 @@ def _publish(place: Workplace, state: dict[str, Any]) -> dict[str, Any]:
 
 def _free_branch(place: Workplace, state: dict[str, Any]) -> str:
     day = (state["as_of"] or datetime.now(UTC).isoformat())[:10]
-    stem = f"retrain/{state['name']}/{day}"
+    stem = f"retrain/{place.key}/{day}"
     taken = set(git(place.top, "for-each-ref", "--format=%(refname:lstrip=2)", "refs/heads/retrain").splitlines())
     return next(name for name in (stem, *(f"{stem}.{n}" for n in range(2, len(taken) + 3))) if name not in taken)
 

@@ -2,7 +2,9 @@
 
 Both listen on the loopback address alone and report home to nobody. Everything of theirs lies under ``.dvc/tmp/assay``:
 the database (SQLite, unless PREFECT_SERVER_DATABASE_CONNECTION_URL names another one), logs, and ``up.json`` with the
-processes that were started, each with the moment it was born, so that `down` ends these and no others.
+ids of the two processes. That a process is ours is written in its environment, which its children inherit: ids are
+used again, clocks are set, and a kill of `up` may come before the file is written. `down` ends what bears the mark, and
+no others.
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import psutil
+from filelock import FileLock, Timeout
 
 from flows import template
 from flows.pipeline import Pipeline, inspect
@@ -35,6 +38,7 @@ _STOP_SECONDS = 20.0
 _TAIL_LINES = 15
 _WORKERS: Final = "/work_pools/{work_pool_name}/workers/filter"
 _AUTH = "PREFECT_SERVER_API_AUTH_STRING"
+_MARK = "ASSAY_SERVICES_OF"
 
 
 @dataclass(frozen=True)
@@ -52,12 +56,41 @@ class Services:
     def _file(self) -> Path:
         return self.folder / "up.json"
 
+    @property
+    def _mark(self) -> str:
+        return str(self.folder.resolve())
+
     def running(self) -> dict[str, Any]:
-        """What was started and still runs: ``url`` and ``processes`` (what, pid, born); no processes if none does."""
+        """What was started and still runs: ``url`` and ``processes`` (what, pid); no processes if none does."""
         if not self._file.is_file():
             return {"url": "", "processes": []}
         state = files.read_json(self._file)
-        return {**state, "processes": [one for one in state["processes"] if _alive(one) is not None]}
+        ours = {process.pid for process in self.family()}
+        return {**state, "processes": [one for one in state["processes"] if one["pid"] in ours]}
+
+    def family(self) -> list[psutil.Process]:
+        """Every process that bears the mark of these services: server, worker, and all that they started."""
+        return [process for process in psutil.process_iter() if _mark_of(process) == self._mark]
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Keep other calls of `assay up` and `assay down` away.
+
+        Raises:
+            UsageError: if one works already.
+        """
+        with files.machine_errors(self.folder):
+            self.folder.mkdir(parents=True, exist_ok=True)
+            lock = FileLock(self.folder / "up.lock")
+        try:
+            lock.acquire(timeout=0)
+        except Timeout as error:
+            rule = "one `assay up` or `assay down` at a time works in a repository"
+            raise UsageError(rule, f"another one does, in {self.repo}", "wait for it, and run again") from error
+        try:
+            yield
+        finally:
+            lock.release()
 
     def up(self, port: int, tell: Callable[[str], None]) -> str:
         """Start what does not run, wait until both answer; return the API's URL.
@@ -73,8 +106,6 @@ class Services:
         self.down(tell)
         _check_free(port)
         url = f"http://{_HOST}:{port}/api"
-        with files.machine_errors(self.folder):
-            self.folder.mkdir(parents=True, exist_ok=True)
         try:
             server = self._start("server", url, ["server", "start", "--host", _HOST, "--port", str(port)])
             self._wait("server", server, lambda: self._client_says(url, "health"))
@@ -90,10 +121,12 @@ class Services:
     def down(self, tell: Callable[[str], None]) -> None:
         """End what was started here, the worker with its flow runs first."""
         for one in reversed(self.running()["processes"]):
-            process = _alive(one)
-            if process is not None:
-                _end(process)
-                tell(f"{one['what']} (process {one['pid']}): ended")
+            _end(one["pid"])
+            tell(f"{one['what']} (process {one['pid']}): ended")
+        for process in self.family():  # of one that was killed, or of an `up` that was
+            if _works(process):
+                _end(process.pid)
+                tell(f"left over (process {process.pid}): ended")
         self._file.unlink(missing_ok=True)
 
     def register(self, url: str, pipeline: Pipeline) -> list[str]:
@@ -137,7 +170,10 @@ class Services:
             "PREFECT_API_URL": url,
             "PREFECT_SERVER_API_CSRF_PROTECTION_ENABLED": "true",
             "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+            # On the disk: what is kept in memory goes with the server, and Prefect ends the runs whose lease is gone.
+            "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",
             "DO_NOT_TRACK": "1",
+            _MARK: self._mark,
             "PYTHONSAFEPATH": "1",  # a flows.py in the project's folder is the user's, not ours
             **({"PREFECT_API_AUTH_STRING": auth} if auth else {}),
         }
@@ -155,7 +191,7 @@ class Services:
             )
         process = psutil.Process(started.pid)
         state = self.running()
-        one = {"what": what, "pid": process.pid, "born": process.create_time()}
+        one = {"what": what, "pid": process.pid}
         files.write_json(self._file, {"url": url, "processes": [*state["processes"], one]})
         return process
 
@@ -203,25 +239,32 @@ def up(params: Sequence[Path], port: int, tell: Callable[[str], None]) -> None:
     """Start server and worker, and register the deployments of every params file.
 
     Raises:
-        UsageError: if the params files lie in several repositories, or two of them name one model.
+        UsageError: if the params files lie in several repositories, or two of them name one model; if another call of
+            `up` or `down` works there.
         MachineError: if something does not start.
     """
     pipelines = [inspect(path) for path in params]
     services = Services(_one_repository(pipelines))
-    url = services.up(port, tell)
-    for pipeline in pipelines:
-        for name in services.register(url, pipeline):
-            tell(f"deployment: {name}")
+    with services.alone():
+        url = services.up(port, tell)
+        for pipeline in pipelines:
+            for name in services.register(url, pipeline):
+                tell(f"deployment: {name}")
     tell(f"UI: {url.removesuffix('/api')}")
     tell(f"next: PREFECT_API_URL={url} prefect deployment run retrain/{pipelines[0].settings.base.name}")
 
 
 def down(params: Path, tell: Callable[[str], None]) -> None:
-    """End what :func:`up` started in the repository of a params file, and nothing else."""
+    """End what :func:`up` started in the repository of a params file, and nothing else.
+
+    Raises:
+        UsageError: if another call of `up` or `down` works there.
+    """
     services = Services(inspect(params).repo)
-    if not services.running()["processes"]:
-        tell("nothing that `assay up` started runs here")
-    services.down(tell)
+    with services.alone():
+        if not services.family():
+            tell("nothing that `assay up` started runs here")
+        services.down(tell)
 
 
 def _one_repository(pipelines: Sequence[Pipeline]) -> Path:
@@ -247,12 +290,11 @@ def _check_free(port: int) -> None:
             ) from error
 
 
-def _alive(one: dict[str, Any]) -> psutil.Process | None:
-    """The recorded process, if it still runs: its number may be another one's by now."""
+def _mark_of(process: psutil.Process) -> str | None:
+    """Whose process it is, as its environment says; None for one that we may not ask, or that is gone."""
     try:
-        process = psutil.Process(one["pid"])
-        return process if process.create_time() == one["born"] and _works(process) else None
-    except psutil.NoSuchProcess:
+        return process.environ().get(_MARK) if _works(process) else None
+    except (psutil.AccessDenied, psutil.NoSuchProcess, OSError):
         return None
 
 
@@ -263,10 +305,14 @@ def _works(process: psutil.Process) -> bool:
         return False
 
 
-def _end(process: psutil.Process) -> None:
+def _end(pid: int) -> None:
     """SIGTERM to a process, SIGKILL to whatever is left of its family after a while."""
-    family = [process, *process.children(recursive=True)]
-    process.terminate()
+    try:
+        process = psutil.Process(pid)
+        family = [process, *process.children(recursive=True)]
+        process.terminate()
+    except psutil.NoSuchProcess:
+        return
     _, left = psutil.wait_procs(family, timeout=_STOP_SECONDS)
     for one in left:
         try:

@@ -60,7 +60,7 @@ def last_error(path: Path) -> str:
     """The last error that a log tells, all its lines; empty if it tells none."""
     words: list[str] = []
     within = False
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else ():
         if found := _LINE.match(line):
             within = found["level"] == "ERROR"
             words = [found["text"]] if within else words

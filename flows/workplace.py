@@ -7,6 +7,7 @@ file under ``.dvc/tmp`` says what a workplace was made for: a killed run is take
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import os
 import shutil
@@ -19,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from flows import template
+from flows.dvc_driver import dvc_errors
 from flows.pipeline import Pipeline, inspect, prepare
 from tasks.core import files, uses
 from tasks.core.errors import UsageError
@@ -58,14 +60,20 @@ class Workplace:
         return place
 
     @property
+    def key(self) -> str:
+        """The model's name, made unique where the Git repository may hold another one: in a DVC repository inside."""
+        name, within = self.home.settings.base.name, self.within(self.home.repo)
+        return name if within == Path() else f"{name}-{hashlib.sha256(within.as_posix().encode()).hexdigest()[:8]}"
+
+    @property
     def folder(self) -> Path:
         """The worktree."""
-        return self.top.with_name(f".{self.top.name}.retrain-{self.home.settings.base.name}")
+        return self.top.with_name(f".{self.top.name}.retrain-{self.key}")
 
     @property
     def marker(self) -> Path:
         """What the workplace was made for (JSON), there only if it is whole."""
-        return self.home.repo / ".dvc" / "tmp" / f"retrain-{self.home.settings.base.name}.json"
+        return self.home.repo / ".dvc" / "tmp" / f"retrain-{self.key}.json"
 
     def within(self, path: Path) -> Path:
         """A path of the repository, relative to its folder."""
@@ -100,8 +108,7 @@ class Workplace:
             # Twice forced: what a kill of git itself left of an earlier one is registered still, and locked.
             add = ("worktree", "add", "--quiet", "--force", "--force", "--detach", str(self.folder), commit)
             git(self.top, "-c", f"core.hooksPath={os.devnull}", *add)
-            self._share_dvc()
-            self._link_what_nobody_keeps()
+            self.connect()
             publish.go_on_after(self.there(self.home.root) / self._dist, self.home.dist)
             self.ledger(self.home.artifacts, self.there_artifacts)
             self._write_params(params, trials)
@@ -148,19 +155,29 @@ class Workplace:
             git(self.folder, *who, "-c", "commit.gpgsign=false", "commit", "--quiet", "--no-verify", "-m", message)
         return git(self.folder, "rev-parse", "HEAD")
 
+    def connect(self) -> None:
+        """Bring along what is not committed, as it is now: DVC's private configuration, a source that grows, keys."""
+        self._share_dvc()
+        self._link_what_nobody_keeps()
+
     def _share_dvc(self) -> None:
-        """Give the worktree the repository's cache and its private configuration."""
+        """Give the worktree the repository's cache, its private configuration, and the remotes that are folders."""
         from dvc.config import Config
         from dvc.repo import Repo
 
         own = self.home.repo / ".dvc" / "config.local"
         there = self.there(self.home.repo) / ".dvc"
+        (there / own.name).unlink(missing_ok=True)
         if own.is_file():
             shutil.copy(own, there / own.name)
         with Repo(str(self.home.repo)) as repo:
             cache = repo.cache.local_cache_dir
+            remotes = {name: str(remote["url"]) for name, remote in repo.config["remote"].items()}
         with Config(str(there)).edit("local") as config:
             config["cache"]["dir"] = cache
+            for name, url in remotes.items():
+                if "://" not in url:  # as it reads there, a relative one would lie in the worktree, and go with it
+                    config["remote"].setdefault(name, {})["url"] = str(Path(url).resolve())
 
     def _link_what_nobody_keeps(self) -> None:
         settings = self.home.settings
@@ -189,7 +206,7 @@ class Workplace:
         from dvc.repo import Repo
 
         logging.getLogger("dvc_data").setLevel(logging.ERROR)  # what was never made is no warning here
-        with Repo(str(self.there(self.home.repo))) as repo:
+        with dvc_errors(), Repo(str(self.there(self.home.repo))) as repo:
             try:
                 repo.checkout(targets, force=True, allow_missing=True)
             except CheckoutError as error:  # an output that the cache lacks is made anew

@@ -34,9 +34,11 @@ STAGE = """
 import argparse, hashlib, json, os, pathlib, shutil, subprocess, sys, time
 from deploy.bundle import write_manifest
 from tasks.core import manifest, process
+from tasks.core.errors import AssayError
+from tasks.core.files import machine_errors
 from tasks.core.log import log, log_file, logging_to
 from tasks.core.settings import load
-from tasks.core.stage import UPSTREAM
+from tasks.core.stage import UPSTREAM, run_stage
 from tasks.export.publish import last_number
 
 HOME = pathlib.Path(__file__).parents[1]  # the project, also for a stage that runs in a worktree beside it
@@ -62,6 +64,13 @@ def work():
         (rejected / "report.html").write_text("<p>no</p>")
         (rejected / "verdict.json").write_text(json.dumps({"verdict": "REGRESSION", "reason": "worse", "lines": []}))
         sys.exit(int(behaviour.split()[1]))
+    if behaviour == "real":  # Assay's own stage
+        run_stage(stage, params, options.params.parent)
+        return
+    if behaviour == "pause":
+        (HOME / "pids.json").write_text(json.dumps([os.getpid()]))
+        while json.loads((HOME / "behaviour.json").read_text()).get(stage) == "pause":
+            time.sleep(0.1)
     if behaviour == "kill":
         os.kill(os.getpid(), 9)
     if behaviour == "sleep":
@@ -125,8 +134,12 @@ def snapshot():
     as_of = params.ingest.as_of and params.ingest.as_of.isoformat()
     return {"columns": columns, "rows": len(rows), "as_of": as_of, "content_hash": str(len(rows))}
 
-with logging_to(log_file(artifacts, stage)):
-    work()
+try:
+    with machine_errors(artifacts), logging_to(log_file(artifacts, stage)):
+        work()
+except AssayError as error:
+    log.error("%s: %s", stage, error)
+    sys.exit(error.exit_code)
 """
 
 
@@ -150,7 +163,8 @@ def make(root: Path, behaviour: dict[str, str] | None = None) -> Path:
 
 
 def behave(root: Path, behaviour: dict[str, str]) -> None:
-    """Tell stages what to do: "work", "sleep", "kill", "crash once" or "exit <code>"."""
+    """Tell stages what to do: "work", "sleep", "pause" (until told otherwise), "kill", "crash once", "exit <code>" or
+    "real"."""
     (root / "behaviour.json").write_text(json.dumps(behaviour))
 
 

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import shutil
+import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import fake_pipeline
+
+from tasks.core import files
 
 START = datetime(2020, 1, 1, tzinfo=UTC)
 PARAMS = fake_pipeline.PARAMS.replace("{source: rows.csv}", "{source: rows.csv, time_column: when}")
@@ -39,3 +43,26 @@ def grow(root: Path, days: int, rows_a_day: int = 40, shift: int = 0, skip: int 
 def copy(made: Path, root: Path) -> Path:
     """A copy of one's own."""
     return shutil.copytree(made, root, symlinks=True)
+
+
+def records(root: Path) -> list[dict[str, Any]]:
+    """Every record of the project, oldest first."""
+    return [files.read_json(path) for path in sorted((root / "artifacts/runs/retrain").glob("*/record.json"))]
+
+
+def wait_for(path: Path) -> None:
+    """Wait until a file is there."""
+    deadline = time.monotonic() + 180
+    while not path.exists():
+        assert time.monotonic() < deadline, f"no {path}"
+        time.sleep(0.1)
+
+
+def left_behind(root: Path) -> list[str]:
+    """Folders beside the project, and its worktrees but for itself."""
+    beside = [path.name for path in root.parent.iterdir() if path.name not in (root.name, "remote")]
+    return (
+        beside
+        + fake_pipeline.git(root, "worktree", "list").splitlines()[1:]
+        + [p.name for p in root.glob(".dvc/tmp/retrain-*.json")]
+    )

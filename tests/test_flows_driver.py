@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 import fake_pipeline
+import psutil
 import pytest
 
 from flows.dvc_driver import Outcome, StageCrashed, exit_status, reproduce, stage_error
@@ -162,10 +163,10 @@ class TestRwlock:
     """`.dvc/tmp/rwlock` after a kill."""
 
     @staticmethod
-    def write(repo: Path, pid: int) -> Path:
+    def write(repo: Path, pid: int, command: str = "dvc repro") -> Path:
         path = repo / ".dvc" / "tmp" / "rwlock"
         path.parent.mkdir(parents=True, exist_ok=True)
-        owner = {"pid": pid, "cmd": "dvc repro"}
+        owner = {"pid": pid, "cmd": command}
         path.write_text(json.dumps({"write": {"/a": owner}, "read": {"/b": [owner]}}))
         return path
 
@@ -183,6 +184,13 @@ class TestRwlock:
 
     def test_an_owner_that_may_live_stays(self, tmp_path):
         path = self.write(tmp_path, os.getppid())
+        before = path.read_bytes()
+        forget_dead_owners(tmp_path)
+        assert path.read_bytes() == before
+
+    def test_an_owner_stays_though_the_clock_was_set_forward(self, tmp_path):
+        path = self.write(tmp_path, os.getppid(), " ".join(psutil.Process(os.getppid()).cmdline()))
+        os.utime(path, (0, 0))
         before = path.read_bytes()
         forget_dead_owners(tmp_path)
         assert path.read_bytes() == before

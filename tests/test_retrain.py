@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-import time
 from pathlib import Path
 from typing import Any
 
@@ -14,38 +13,19 @@ import pytest
 import retrain_world
 from chromium import PHONE, opened, shown, without_chromium
 from fake_pipeline import git
+from retrain_world import left_behind, records, wait_for
 
 from flows import registry
 from flows.retraining import Wanted, plain
-from tasks.core import files
 from tasks.core.errors import UsageError
 
 FIRST, SECOND = "2020-02-01", "2020-03-10"
 _DRAWINGS = ("value of each trial", "metric and size of each candidate")
 
 
-def records(root: Path) -> list[dict[str, Any]]:
-    return [files.read_json(path) for path in sorted((root / "artifacts/runs/retrain").glob("*/record.json"))]
-
-
-def wait_for(path: Path) -> None:
-    deadline = time.monotonic() + 180
-    while not path.exists():
-        assert time.monotonic() < deadline, f"no {path}"
-        time.sleep(0.1)
-
-
 def untouched(root: Path) -> bool:
     return (
         git(root, "status", "--porcelain") == " M suite.yaml\n" and git(root, "branch", "--show-current") == "master\n"
-    )
-
-
-def left_behind(root: Path) -> list[str]:
-    """Folders beside the project, and its worktrees but for itself."""
-    beside = [path.name for path in root.parent.iterdir() if path.name not in (root.name, "remote")]
-    return (
-        beside + git(root, "worktree", "list").splitlines()[1:] + [p.name for p in root.glob(".dvc/tmp/retrain-*.json")]
     )
 
 
@@ -137,7 +117,10 @@ def test_what_it_says_to_do_next_brings_the_data_of_the_version_without_the_remo
 
 
 def test_the_next_snapshot_is_compared_and_the_search_begins_warm(
-    accepted: tuple[Path, subprocess.CompletedProcess[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    accepted: tuple[Path, subprocess.CompletedProcess[str]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     root = fake_pipeline.run_stages_of(retrain_world.copy(accepted[0], tmp_path / "project"), monkeypatch)
     with pytest.raises(UsageError, match="date or a moment"):
@@ -153,6 +136,7 @@ def test_the_next_snapshot_is_compared_and_the_search_begins_warm(
     monkeypatch.setattr(registry, "register", register)
     nothing = plain(Wanted(root / "params.yaml", as_of="2020-03-11"))  # completes the other one first
     again, last = records(root)[-2:]
+    assert f"assay promote tiny {again['version']} --to staging" in capsys.readouterr().err  # told as any other
     assert (nothing["word"], last["word"]) == ("NOTHING", "NOTHING")
     assert git(root, "tag").split() == ["tiny@v1.0.0", "tiny@v2.0.0"]
     assert again["word"] == "ACCEPTED"
@@ -173,7 +157,8 @@ def test_broken_data_are_refused_before_anything_is_trained(
     refused = fake_pipeline.run(root, "assay", "retrain", "--as-of", SECOND, code=3)
     assert "400 rows before 2020-02-01T00:00:00+00:00 are gone" in refused.stderr
     assert "tune" not in refused.stderr
-    assert records(root)[-1]["next"] == ["assay retrain --force"]
+    assert "mend the source, then `assay retrain`;" in refused.stderr  # to force it is not the first advice
+    assert records(root)[-1]["next"] == ["assay retrain"]
     assert not left_behind(root)
     assert git(root, "branch", "--list", "retrain/*").split() == [f"retrain/tiny/{FIRST}"]
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import socket
 import subprocess
 import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
@@ -97,19 +98,52 @@ def test_up_runs_a_scheduled_retraining_and_down_leaves_nothing(tmp_path: Path, 
     assert not [one for one in family if one.is_running() and one.status() != psutil.STATUS_ZOMBIE]
 
 
-def test_down_leaves_a_process_that_only_has_a_number_of_ours(tmp_path: Path) -> None:
-    services = Services(tmp_path)
+@pytest.fixture
+def start() -> Iterator[Callable[..., subprocess.Popen[bytes]]]:
+    """Starts a process that sleeps, with some more variables in its environment."""
+    started: list[subprocess.Popen[bytes]] = []
+
+    def begin(**more: str) -> subprocess.Popen[bytes]:
+        started.append(subprocess.Popen(["sleep", "60"], env=os.environ | more))
+        return started[-1]
+
+    yield begin
+    for one in started:
+        one.kill()
+        one.wait()
+
+
+def test_down_leaves_a_process_that_only_has_a_number_of_ours(
+    tmp_path: Path, start: Callable[..., subprocess.Popen[bytes]]
+) -> None:
+    services, strangers = Services(tmp_path), [start(), start(ASSAY_SERVICES_OF=str(tmp_path / "another" / "folder"))]
     services.folder.mkdir(parents=True)
-    stranger = subprocess.Popen(["sleep", "60"])
-    try:
-        one = {"what": "server", "pid": stranger.pid, "born": psutil.Process(stranger.pid).create_time() - 100}
-        files.write_json(services.folder / "up.json", {"url": "", "processes": [one]})
-        services.down(lambda _: None)
-        time.sleep(0.1)
-        assert stranger.poll() is None
-    finally:
-        stranger.kill()
-        stranger.wait()
+    processes = [{"what": "server", "pid": one.pid} for one in strangers]
+    files.write_json(services.folder / "up.json", {"url": "", "processes": processes})
+    assert services.running()["processes"] == []
+    services.down(lambda _: None)
+    time.sleep(0.1)
+    assert [one.poll() for one in strangers] == [None, None]
+
+
+def test_down_finds_what_was_started_by_an_up_that_was_killed_before_it_wrote_so(
+    tmp_path: Path, start: Callable[..., subprocess.Popen[bytes]]
+) -> None:
+    services, said = Services(tmp_path), list[str]()
+    ours = start(ASSAY_SERVICES_OF=str(services.folder.resolve()))
+    services.down(said.append)
+    assert said == [f"left over (process {ours.pid}): ended"]
+    assert not psutil.pid_exists(ours.pid)
+
+
+def test_up_and_down_keep_out_of_each_others_way(tmp_path: Path) -> None:
+    root = fake_pipeline.make(tmp_path / "project")
+    with Services(root).alone():
+        for command in ("up", "down"):
+            refused = fake_pipeline.run(root, "assay", command, code=2)
+            assert "one `assay up` or `assay down` at a time" in refused.stderr
+            assert "wait for it, and run again" in refused.stderr
+    assert "nothing that `assay up` started runs here" in fake_pipeline.run(root, "assay", "down").stdout
 
 
 def test_the_deployments_name_flows_pools_and_the_event_of_drift() -> None:
@@ -124,4 +158,24 @@ def test_the_deployments_name_flows_pools_and_the_event_of_drift() -> None:
     from prefect.workers.process import ProcessJobConfiguration
 
     assert set(document["definitions"]["process"]) <= set(ProcessJobConfiguration.model_fields)
+    assert all(one["work_pool"]["job_variables"] == document["definitions"]["process"] for one in named.values())
     json.dumps(document["definitions"])
+
+
+@pytest.mark.parametrize("kind", ["process", "docker", "kubernetes"])
+def test_every_kind_of_pool_is_one_word_away(kind: str) -> None:
+    """Prefect takes it, and in a container the project is where `pull` looks for it, with the folder beside it."""
+    from prefect.cli.deploy._models import PrefectYamlModel
+
+    text = DEPLOYMENTS.read_text()
+    assert text.count("<<: *process") == 1
+    text = text.replace("<<: *process", f"<<: *{kind}")
+    for name, value in {"ROOT": "/srv/models/project", "HOME": "/srv/models", "NAME": "tiny"}.items():
+        text = text.replace(f"{{{{ $ASSAY_{name} }}}}", value)
+    document: Any = YAML(typ="safe").load(text)
+    model = PrefectYamlModel.model_validate(document)
+    assert model.pull == [{"prefect.deployments.steps.set_working_directory": {"directory": "/srv/models/project"}}]
+    pools = [one.work_pool for one in model.deployments]
+    assert [one.job_variables for one in pools if one] == [document["definitions"][kind]] * 3
+    if kind == "docker":
+        assert document["definitions"][kind]["volumes"] == ["/srv/models:/srv/models"]

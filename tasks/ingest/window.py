@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from tasks.core.errors import UsageError
+from tasks.core.errors import DataRejected, UsageError
 from tasks.core.log import log
 
 
@@ -26,8 +26,16 @@ class Window:
         self.later = self.untimed = 0
 
     def check(self, columns: Mapping[str, str]) -> None:
-        """Raise :class:`UsageError` if the column (name -> kind) cannot tell a time, or the moment is yet to come."""
+        """Look at the columns (name -> kind) before anything is read.
+
+        Raises:
+            UsageError: if the column cannot tell a time, or the moment is yet to come.
+            DataRejected: if it holds nothing at all.
+        """
         kind = columns.get(self._column)
+        if kind == "null":
+            found = f"`{self._column}` holds no value: there are no rows, or none with a time"
+            raise DataRejected("a source that grows has rows with times", found, "check how it was written")
         if kind != "timestamp":
             found = f"`{self._column}` holds {kind} values" if kind else f"the source has no column `{self._column}`"
             way_out = "name another column, or give it the type timestamp under ingest.types"

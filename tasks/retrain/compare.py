@@ -55,6 +55,8 @@ def compare(new: New, last: Mapping[str, Any] | None, rules: Retrain) -> list[Fi
     found = list(_fresh(new, rules))
     if last is None:
         return found
+    if backwards := _moment(new, last):
+        return [*found, backwards]
     if broken := _schema(new.summary["columns"], last["columns"]):
         return [*found, broken]
     taken = _new_rows(new, last)
@@ -84,6 +86,14 @@ def _new_rows(new: New, last: Mapping[str, Any]) -> np.ndarray:
         return np.ones(new.summary["rows"], np.bool_)
     later = pc.greater_equal(column(new.folder, new.time_column), pa.scalar(cut, pa.timestamp("us", "UTC")))
     return np.asarray(later.to_numpy())
+
+
+def _moment(new: New, last: Mapping[str, Any]) -> Finding | None:
+    as_of, cut = new.summary["as_of"], _cut(new, last)
+    if cut is None or datetime.fromisoformat(as_of) >= cut:
+        return None
+    found = f"the snapshot is of {as_of}, which is before the last accepted one, of {cut.isoformat()}"
+    return Finding("moment", "failed", found, "set the clock right, or give a later --as-of")
 
 
 def _schema(now: Mapping[str, str], before: Mapping[str, str]) -> Finding | None:
