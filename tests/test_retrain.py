@@ -17,6 +17,7 @@ from retrain_world import left_behind, records, wait_for
 
 from flows import registry
 from flows.retraining import Wanted, plain
+from tasks.core import files
 from tasks.core.errors import UsageError
 
 FIRST, SECOND = "2020-02-01", "2020-03-10"
