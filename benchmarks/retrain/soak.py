@@ -20,7 +20,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -100,7 +100,8 @@ class World:
         while not told.exists() and process.poll() is None and time.monotonic() < deadline:
             time.sleep(0.1)
         reached = told.exists()
-        os.killpg(process.pid, signal.SIGKILL)
+        with suppress(ProcessLookupError):  # it has ended: that is told below
+            os.killpg(process.pid, signal.SIGKILL)
         process.wait()
         fake_pipeline.behave(self.root, {})
         return "killed" if reached else f"did not come as far as {stage}"
