@@ -40,7 +40,7 @@ from flows.services import Services, up  # noqa: E402
 from tasks.core.errors import DataRejected  # noqa: E402
 from tasks.core.settings import STAGES  # noqa: E402
 
-DAYS = 400
+DAYS = 500  # of rows: they must reach past the last run
 BEGIN = datetime(2020, 10, 1, tzinfo=UTC)
 PLAN = ("accept", "nothing", "accept", "reject", "accept", "nothing", "accept", "nothing", "kill", "accept")
 #: What may be counted more of at the end than at the beginning: so many, or such a share of what there was.
