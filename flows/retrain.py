@@ -11,6 +11,7 @@ from prefect.artifacts import create_link_artifact, create_markdown_artifact, cr
 from prefect.cache_policies import NO_CACHE
 from prefect.states import Completed, Failed
 
+from flows import models
 from flows.notify import notify
 from flows.pipeline import Pipeline
 from flows.retraining import Wanted, carry_out, error_of, told
@@ -22,7 +23,7 @@ from tasks.core.settings import load
 _TOLD = {"ACCEPTED": "a version waits for its promotion", "REJECTED": "a retraining was rejected"}
 
 
-@flow(name="retrain", persist_result=False)
+@flow(name="retrain", persist_result=False, on_completion=[models.show], on_failure=[models.show])
 def retrain(
     params: str = "params.yaml", force: bool = False, as_of: str | None = None, because: str | None = None
 ) -> Any:
