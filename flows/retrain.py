@@ -23,7 +23,7 @@ from tasks.core.settings import load
 _TOLD = {"ACCEPTED": "a version waits for its promotion", "REJECTED": "a retraining was rejected"}
 
 
-@flow(name="retrain", persist_result=False, on_completion=[models.show], on_failure=[models.show])
+@flow(name="retrain", persist_result=False, on_completion=[models.show_models], on_failure=[models.show_models])
 def retrain(
     params: str = "params.yaml", force: bool = False, as_of: str | None = None, because: str | None = None
 ) -> Any:
