@@ -21,7 +21,7 @@ from tasks.core.metrics import auc
 from tasks.core.original import load_encoder
 from tasks.core.workloads.tabular.encoder import TabularEncoder
 
-_MOST_CATEGORIES = 254
+MOST_CATEGORIES = 254
 _SETTINGS = {"defaults": {}, "300 trees, rate 0.05": {"max_iter": 300, "learning_rate": 0.05}}
 
 
@@ -41,7 +41,7 @@ def features(encoder: TabularEncoder, train: pa.Table, table: pa.Table) -> tuple
     for column in encoder.categories:
         known = learnt[column.name][:, 0]
         columns.append(frequency_codes(known, given[column.name][:, 0]))
-        native.append(len(np.unique(known)) <= _MOST_CATEGORIES)
+        native.append(len(np.unique(known)) <= MOST_CATEGORIES)
     return np.stack(columns, axis=1), native
 
 

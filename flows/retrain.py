@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import shlex
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -59,9 +60,7 @@ def retrain(
     except UsageError as error:  # it does not say whom to tell
         return failed(error)
 
-    def tell(record: dict[str, Any]) -> None:
-        _tell(record, own.retrain.notify)
-
+    tell = functools.partial(_tell, blocks=own.retrain.notify)
     try:
         wanted = Wanted(Path(params), force, as_of or None, because or None)
         record = carry_out(wanted, _as_task, _run_stages, tell)

@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from glob import has_magic
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -234,7 +233,7 @@ def _work(
 def _check_source(place: Workplace, pipeline: Pipeline) -> None:
     """DVC would name the file of the worktree, where nobody can bring it back."""
     source = pipeline.settings.ingest.source
-    if "://" not in source and not has_magic(source) and not (pipeline.root / source).exists():
+    if "://" not in source and not (pipeline.root / source).exists():
         found = f"{place.home.root / source} does not, or neither Git nor DVC brings it back"
         raise UsageError("the source that ingest.source names must exist", found, "bring it back, and run again")
 

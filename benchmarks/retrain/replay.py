@@ -136,18 +136,13 @@ def _month(root: Path, url: str, as_of: datetime) -> dict[str, Any]:
 
 def _scheduled(url: str, as_of: datetime) -> str:
     """The state in which a scheduled run of the deployment ended."""
-    code = (
-        "import sys; from prefect.deployments import run_deployment\n"
-        "run = run_deployment(sys.argv[1], parameters={'params': 'params.yaml', 'as_of': sys.argv[2]},"
-        " timeout=float(sys.argv[3]))\n"
-        "print(run.state.name)"
-    )
-    arguments = (f"retrain/{NAME}", f"{as_of:%Y-%m-%d}", str(_PATIENCE))
-    environment = {**os.environ, "PREFECT_API_URL": url}
-    done = subprocess.run(
-        [sys.executable, "-P", "-c", code, *arguments], env=environment, stdout=subprocess.PIPE, text=True, check=True
-    )
-    return done.stdout.strip().splitlines()[-1]
+    from prefect.deployments import run_deployment
+    from prefect.settings import PREFECT_API_URL, temporary_settings
+
+    parameters = {"params": "params.yaml", "as_of": f"{as_of:%Y-%m-%d}"}
+    with temporary_settings({PREFECT_API_URL: url}):
+        run: Any = run_deployment(f"retrain/{NAME}", parameters=parameters, timeout=_PATIENCE)
+    return str(run.state.name)
 
 
 def _promoted(root: Path, record: dict[str, Any]) -> dict[str, str]:

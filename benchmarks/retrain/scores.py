@@ -22,7 +22,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from quality import frequency_codes
+from quality import MOST_CATEGORIES, frequency_codes
 from replay import NAME, ROOT
 from ruamel.yaml import YAML
 from sklearn.ensemble import HistGradientBoostingClassifier
@@ -31,7 +31,6 @@ from deploy.predictor import Predictor
 from tasks.core.metrics import auc
 
 _KEPT_BACK = timedelta(days=34)
-_MOST_CATEGORIES = 254
 _SPLITS = ("train", "validation", "test", "fresh")
 
 
@@ -44,6 +43,7 @@ def main() -> None:
     months = json.loads((options.out / "results.json").read_text())
     bundles = options.out / "project" / "dist" / NAME
     first = months[0]["serves"]
+    names = [one.name for one in Predictor.load(bundles / first, "cpu").signature.inputs]
     found = []
     for one in months:
         begin = datetime.fromisoformat(one["as_of"]).replace(tzinfo=UTC)
@@ -52,10 +52,8 @@ def main() -> None:
         scores = {
             "served": auc(labels, _answers(bundles / one["serves"], later)),
             "never retrained": auc(labels, _answers(bundles / first, later)),
-            "trees, every row": auc(labels, _trees(bundles / first, _between(rows, None, begin), later)),
-            "trees, 34 days back": auc(
-                labels, _trees(bundles / first, _between(rows, None, begin - _KEPT_BACK), later)
-            ),
+            "trees, every row": auc(labels, _trees(names, _between(rows, None, begin), later)),
+            "trees, 34 days back": auc(labels, _trees(names, _between(rows, None, begin - _KEPT_BACK), later)),
         }
         found.append({"as_of": one["as_of"], "rows": len(labels), "served_version": one["serves"]} | scores)
         print(found[-1], file=sys.stderr, flush=True)
@@ -105,29 +103,27 @@ def _instant(moment: datetime, rows: pa.Table) -> pa.Scalar:
 def _answers(bundle: Path, rows: pa.Table) -> np.ndarray:
     """Probabilities float32 [rows]."""
     predictor = Predictor.load(bundle, "cpu")
-    columns = {one.name: _column(rows, one.name) for one in predictor.signature.inputs}
+    columns = {one.name: _column(rows, one.name).reshape(-1, 1) for one in predictor.signature.inputs}
     return predictor.predict(columns)["probability"][:, 0]
 
 
 def _column(rows: pa.Table, name: str) -> np.ndarray:
-    values = rows[name].to_numpy()
-    return values.reshape(-1, 1)
+    return np.asarray(rows[name].to_numpy())
 
 
-def _trees(bundle: Path, train: pa.Table, rows: pa.Table) -> np.ndarray:
-    """Probabilities float64 [rows] of trees that learnt the bundle's own columns."""
-    names = [one.name for one in Predictor.load(bundle, "cpu").signature.inputs]
+def _trees(names: list[str], train: pa.Table, rows: pa.Table) -> np.ndarray:
+    """Probabilities float64 [rows] of trees that learnt these columns."""
     learnt, asked, native = [], [], []
     for name in names:
-        column = _column(train, name)[:, 0]
+        column = _column(train, name)
         if name == "flight" or column.dtype == object:
             known = column.astype(str)
             learnt.append(frequency_codes(known, known))
-            asked.append(frequency_codes(known, _column(rows, name)[:, 0].astype(str)))
-            native.append(len(np.unique(known)) <= _MOST_CATEGORIES)
+            asked.append(frequency_codes(known, _column(rows, name).astype(str)))
+            native.append(len(np.unique(known)) <= MOST_CATEGORIES)
         else:
             learnt.append(column.astype(np.float64))
-            asked.append(_column(rows, name)[:, 0].astype(np.float64))
+            asked.append(_column(rows, name).astype(np.float64))
             native.append(False)
     trees = HistGradientBoostingClassifier(categorical_features=native, random_state=2013)
     trees.fit(np.stack(learnt, 1), np.asarray(train["late"].to_numpy()).astype(np.int64))

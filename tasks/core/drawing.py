@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+#: Size of a drawing, and the room around it for its words.
+WIDTH, HEIGHT, MARGIN = 640, 240, 46
 _TICKS = 4
 
 
@@ -56,3 +58,18 @@ class Axis:
         if self.whole:
             values = sorted({float(round(value)) for value in values})
         return [(self(value), f"{value:.4g}" if self.whole else f"{value:.3g}") for value in values]
+
+
+def plane(across: Sequence[Any], up: Sequence[Any]) -> tuple[Axis, Axis]:
+    """The axes of a drawing, from the left and from below, for the values that it shows."""
+    return Axis.of(across, MARGIN, WIDTH - 8), Axis.of(up, HEIGHT - MARGIN / 2, 8)
+
+
+def steps(across: Axis, up: Axis, values: Iterable[tuple[float, float]]) -> str:
+    """The corners of a line that keeps its height until the next value: for a polyline."""
+    corners: list[tuple[float, float]] = []
+    for place, value in values:
+        if corners:
+            corners.append((across(place), corners[-1][1]))
+        corners.append((across(place), up(value)))
+    return " ".join(f"{x},{y}" for x, y in corners)

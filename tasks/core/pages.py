@@ -9,11 +9,14 @@ if TYPE_CHECKING:
 
 
 def environment(package: str) -> Environment:
-    """Where the templates beside a package's code are rendered; filters and globals are the caller's to add."""
-    from jinja2 import Environment, PackageLoader, StrictUndefined
+    """Where the templates beside a package's code are rendered; filters and globals are the caller's to add.
+
+    What several pages share lies here, and is imported by name (``drawing.html.j2``).
+    """
+    from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 
     return Environment(
-        loader=PackageLoader(package, "."),
+        loader=ChoiceLoader([PackageLoader(package, "."), PackageLoader("tasks.core", ".")]),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,

@@ -83,7 +83,7 @@ class State:
 
     def holds(self, series: Series, key: str) -> bool:
         """Whether a window was judged."""
-        return any(one.key == key for one in self.of(series))
+        return any((one.series, one.key) == (series, key) for one in self.judged)
 
     def with_more(self, more: Sequence[Judged]) -> State:
         """The same with windows that were judged now."""

@@ -7,11 +7,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tasks.core import pages
-from tasks.core.drawing import Axis
+from tasks.core.drawing import HEIGHT, MARGIN, WIDTH, plane, steps
 
 _GOOD = {"ACCEPTED": "good", "REJECTED": "bad", "FAILED": "bad"}
-#: Size of a drawing, and the room around it for its words.
-_WIDTH, _HEIGHT, _MARGIN = 640, 240, 46
 
 
 def page(told: Mapping[str, Any]) -> str:
@@ -27,9 +25,9 @@ def page(told: Mapping[str, Any]) -> str:
     template = pages.environment("tasks.retrain").get_template("report.html.j2")
     return template.render(
         **told,
-        width=_WIDTH,
-        height=_HEIGHT,
-        margin=_MARGIN,
+        width=WIDTH,
+        height=HEIGHT,
+        margin=MARGIN,
         checked=_checked(told["checks"]),
         study=_study(told["trials"]),
         front=_front(told["candidates"]),
@@ -51,19 +49,13 @@ def _study(trials: Sequence[Mapping[str, str]]) -> dict[str, Any] | None:
     told = [(int(row["trial"]), float(row["value"]), row) for row in trials if row["value"]]
     if not told:
         return None
-    across = Axis.of([number for number, _, _ in told], _MARGIN, _WIDTH - 8)
-    up = Axis.of([value for _, value, _ in told], _HEIGHT - _MARGIN / 2, 8)
+    across, up = plane([number for number, _, _ in told], [value for _, value, _ in told])
     best = [(int(row["trial"]), float(row["best"])) for row in trials if row["best"]]
-    corners = [
-        (across(number), up(value))
-        for place, (number, _) in enumerate(best)
-        for value in dict.fromkeys((best[max(0, place - 1)][1], best[place][1]))
-    ]
     return {
         "across": across,
         "up": up,
         "points": [(row, across(number), up(value)) for number, value, row in told],
-        "best": " ".join(f"{x},{y}" for x, y in corners),
+        "best": steps(across, up, best),
         "states": dict(Counter(row["state"] for row in trials).most_common()),
     }
 
@@ -73,8 +65,7 @@ def _front(candidates: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
     told = [one for one in candidates if one["value"] is not None and one["size_kib"]]
     if not told:
         return None
-    across = Axis.of([one["size_kib"] for one in told], _MARGIN, _WIDTH - 8)
-    up = Axis.of([one["value"] for one in told], _HEIGHT - _MARGIN / 2, 8)
+    across, up = plane([one["size_kib"] for one in told], [one["value"] for one in told])
     return {"across": across, "up": up, "points": [(one, across(one["size_kib"]), up(one["value"])) for one in told]}
 
 

@@ -10,11 +10,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tasks.core import pages
-from tasks.core.drawing import Axis
+from tasks.core.drawing import HEIGHT, MARGIN, WIDTH, Axis, plane, steps
 from tasks.core.settings import Tune
-
-#: Size of a drawing, and the room around it for its words.
-_WIDTH, _HEIGHT, _MARGIN = 640, 240, 46
 
 
 def render(
@@ -49,9 +46,9 @@ def render(
         rows=rows,
         columns=list(rows[0]),
         weights=weights,
-        width=_WIDTH,
-        height=_HEIGHT,
-        margin=_MARGIN,
+        width=WIDTH,
+        height=HEIGHT,
+        margin=MARGIN,
         history=_history(rows),
         curves=_curves(curves, rows),
         parallel=_parallel(rows, names),
@@ -63,22 +60,15 @@ def render(
 def _history(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Every trial's value, and the best so far as a line of steps."""
     told = [row for row in rows if row["value"] is not None]
-    across = Axis.of([row["trial"] for row in rows], _MARGIN, _WIDTH - 8)
-    up = Axis.of([row["value"] for row in told], _HEIGHT - _MARGIN / 2, 8)
-    steps: list[str] = []
-    for row in rows:
-        if row["best"] is not None:
-            if steps:
-                steps.append(f"{across(row['trial'])},{steps[-1].split(',')[1]}")
-            steps.append(f"{across(row['trial'])},{up(row['best'])}")
+    across, up = plane([row["trial"] for row in rows], [row["value"] for row in told])
+    best = [(row["trial"], row["best"]) for row in rows if row["best"] is not None]
     points = [(row, across(row["trial"]), up(row["value"])) for row in told]
-    return {"across": across, "up": up, "points": points, "best": " ".join(steps)}
+    return {"across": across, "up": up, "points": points, "best": steps(across, up, best)}
 
 
 def _curves(curves: Sequence[Mapping[str, Any]], rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """The score after each epoch, a line for each trial."""
-    across = Axis.of([point["epoch"] for point in curves], _MARGIN, _WIDTH - 8)
-    up = Axis.of([point["value"] for point in curves], _HEIGHT - _MARGIN / 2, 8)
+    across, up = plane([point["epoch"] for point in curves], [point["value"] for point in curves])
     lines = []
     for row in rows:
         own = [point for point in curves if point["trial"] == row["trial"]]
@@ -92,10 +82,10 @@ def _parallel(rows: Sequence[Mapping[str, Any]], names: Sequence[str]) -> dict[s
     columns = [*names, "value"]
     complete = [row for row in rows if row["value"] is not None]
     axes = {
-        name: Axis.of([row[name] for row in complete if row[name] != ""], _HEIGHT - _MARGIN / 2, 20) for name in columns
+        name: Axis.of([row[name] for row in complete if row[name] != ""], HEIGHT - MARGIN / 2, 20) for name in columns
     }
-    gap = (_WIDTH - 2 * _MARGIN) / max(1, len(columns) - 1)
-    places = {name: round(_MARGIN + index * gap, 1) for index, name in enumerate(columns)}
+    gap = (WIDTH - 2 * MARGIN) / max(1, len(columns) - 1)
+    places = {name: round(MARGIN + index * gap, 1) for index, name in enumerate(columns)}
     lines = [
         (row, " ".join(f"{places[name]},{axes[name](row[name])}" for name in columns if row[name] != ""))
         for row in complete
@@ -106,8 +96,7 @@ def _parallel(rows: Sequence[Mapping[str, Any]], names: Sequence[str]) -> dict[s
 def _trade_off(rows: Sequence[Mapping[str, Any]], cost: str) -> dict[str, Any]:
     """The value against a cost, the front marked."""
     complete = [row for row in rows if row["state"] == "complete"]
-    across = Axis.of([row[cost] for row in complete], _MARGIN, _WIDTH - 8)
-    up = Axis.of([row["value"] for row in complete], _HEIGHT - _MARGIN / 2, 8)
+    across, up = plane([row[cost] for row in complete], [row["value"] for row in complete])
     points = [(row, across(row[cost]), up(row["value"])) for row in complete]
     return {"cost": cost, "across": across, "up": up, "points": points}
 
