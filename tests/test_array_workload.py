@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import logging
+import os
+import subprocess
+import sys
 from typing import Any
 
 import numpy as np
@@ -206,6 +209,29 @@ def test_networks_export_and_answer_as_torch_does(shape: tuple[int, ...], dtype:
         (answer,) = found.values()
         assert answer.shape == (rows, fitted.width)
         np.testing.assert_allclose(answer, expected.numpy(), atol=2e-5)
+
+
+def test_the_gradient_of_a_strided_projection_of_few_channels_is_right_where_there_is_only_avx2() -> None:
+    script = """if True:
+        import torch
+        from tasks.core.workloads.array.network import Conv2d
+
+        torch.set_num_threads(1)
+        values = torch.randn(40, 4, 28, 28).contiguous(memory_format=torch.channels_last)
+        convolution = Conv2d(4, 8, 1, 2, bias=False).to(memory_format=torch.channels_last)
+        plain = torch.nn.Conv2d(4, 8, 1, 2, bias=False)
+        plain.load_state_dict(convolution.state_dict())
+        convolution(values).square().sum().backward()
+        with torch.backends.mkldnn.flags(enabled=False):
+            plain(values.contiguous()).square().sum().backward()
+        torch.testing.assert_close(convolution.weight.grad, plain.weight.grad, rtol=1e-4, atol=1e-3)
+        with torch.no_grad():
+            torch.testing.assert_close(convolution(values), plain(values))
+    """
+    environment = os.environ | {"ONEDNN_MAX_CPU_ISA": "AVX2"}
+    command = [sys.executable, "-W", "ignore", "-c", script]
+    done = subprocess.run(command, check=False, env=environment, text=True, capture_output=True, timeout=100)
+    assert done.returncode == 0, done.stderr
 
 
 def trained_for_a_step(network: torch.nn.Module, fitted: ArrayEncoder, table: pa.Table) -> float:
