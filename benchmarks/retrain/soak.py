@@ -1,22 +1,20 @@
-"""Retrains a tiny pipeline over and over in one repository, with one server: does anything grow that should not?
+"""Retrains a tiny pipeline over and over in one repository, with one server and one worker: does anything grow?
 
 `python benchmarks/retrain/soak.py [--runs 200] [--out FOLDER]`, from the project's root, with the extra `dev`. Stages
-are the tests' small scripts; Prefect (server, worker, flow), DVC and Git are real. Of ten runs five are accepted, three
-find nothing to do, one is refused its data, and one is killed with SIGKILL, with all that it started, in a stage that
-changes from kill to kill; the next run takes it up. After each run it counts. It prints the medians of the first and of
-the last runs, and ends with 1 if a run ended otherwise than it should, or if something grew.
+are the tests' small scripts; Prefect, DVC and Git are real: every run is asked for at the server, and the worker makes
+it. Of ten runs five are accepted, three find nothing to do, one is refused its data, and one is killed with SIGKILL,
+with all that it started, in a stage that changes from kill to kill; the next run takes it up. After each run it counts.
+It prints the medians of the first and of the last runs, and ends with 1 if a run ended otherwise than it should, or if
+something grew.
 """
 
 from __future__ import annotations
 
 import argparse
-import gc
 import json
 import os
-import signal
 import socket
 import statistics
-import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -25,6 +23,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import psutil
 
@@ -34,10 +33,7 @@ sys.path.insert(0, str(ROOT / "tests"))
 import fake_pipeline  # noqa: E402 (its folder is known only now)
 import retrain_world  # noqa: E402
 
-from flows import session  # noqa: E402
-from flows.retraining import Wanted  # noqa: E402
 from flows.services import Services, up  # noqa: E402
-from tasks.core.errors import DataRejected  # noqa: E402
 from tasks.core.settings import STAGES  # noqa: E402
 
 DAYS = 500  # of rows: they must reach past the last run
@@ -45,79 +41,79 @@ BEGIN = datetime(2020, 10, 1, tzinfo=UTC)
 PLAN = ("accept", "nothing", "accept", "reject", "accept", "nothing", "accept", "nothing", "kill", "accept")
 #: What may be counted more of at the end than at the beginning: so many, or such a share of what there was.
 ALLOWED = {
-    "processes": 0.0, "files open: server": 8.0, "files open: worker": 4.0, "files open: driver": 4.0,
-    "MiB: server": 0.25, "MiB: worker": 0.25, "MiB: driver": 0.25, "files in .dvc/tmp": 0.0, "worktrees": 0.0,
-    "locks": 0.0,
+    "processes": 0.0, "files open: server": 8.0, "files open: worker": 4.0, "MiB: server": 0.25, "MiB: worker": 0.25,
+    "MiB: run": 0.25, "files in .dvc/tmp": 0.0, "worktrees": 0.0, "locks": 0.0,
 }  # fmt: skip
-_KILL_SECONDS = 180.0
+_PATIENCE, _LOOK = 300.0, 0.2
 
 
 @dataclass(frozen=True)
 class World:
-    """The project, its params, the server's URL, and what belongs to the services."""
+    """The project, with the server and the worker that run."""
 
     root: Path
-    url: str
 
     @property
     def services(self) -> Services:
         """Server and worker."""
         return Services(self.root)
 
-    def run(self, number: int) -> str:
-        """Do one run of the plan; return what became of it."""
+    def run(self, number: int) -> tuple[str, float]:
+        """Do one run of the plan; return what became of it, and the most memory that it took, in MiB."""
         kind = PLAN[number % len(PLAN)]
         # After a kill the same snapshot is asked for again, so that what is left is taken up.
         day = number - 1 if PLAN[(number - 1) % len(PLAN)] == "kill" else number
-        wanted = Wanted(
-            self.root / "params.yaml",
-            as_of=(BEGIN + timedelta(days=day)).isoformat(),
-            because="soak" if kind in {"accept", "kill"} else None,
-        )
-        if kind == "kill":
-            return self._kill(wanted, STAGES[number // len(PLAN) % len(STAGES)])
+        because = "soak" if kind in {"accept", "kill"} else None
+        stage = STAGES[number // len(PLAN) % len(STAGES)] if kind == "kill" else None
         if kind == "reject":
             retrain_world.grow(self.root, DAYS, skip=400)
         try:
-            return str(session.retrain(wanted)["word"])
-        except DataRejected:
-            return "REJECTED"
+            return self._scheduled((BEGIN + timedelta(days=day)).isoformat(), because, stage)
         finally:
             if kind == "reject":
                 retrain_world.grow(self.root, DAYS)
 
-    def _kill(self, wanted: Wanted, stage: str) -> str:
-        """SIGKILL to a run that has come as far as a stage, and to all that it started."""
+    def _scheduled(self, as_of: str, because: str | None, stage: str | None) -> tuple[str, float]:
+        """Ask the server for a run and wait for its end; SIGKILL to all of it when it comes as far as a stage."""
+        from prefect.client.orchestration import get_client
+        from prefect.deployments import run_deployment
+
         told = self.root / "pids.json"
         told.unlink(missing_ok=True)
-        fake_pipeline.behave(self.root, {stage: "sleep"})
-        command = [str(fake_pipeline.BIN / "assay"), "retrain", "--as-of", str(wanted.as_of), "--because", "soak"]
-        environment = fake_pipeline.environment(self.root) | {"PREFECT_API_URL": self.url}
-        process = subprocess.Popen(
-            command, cwd=self.root, env=environment, stderr=subprocess.DEVNULL, start_new_session=True
-        )
-        deadline = time.monotonic() + _KILL_SECONDS
-        while not told.exists() and process.poll() is None and time.monotonic() < deadline:
-            time.sleep(0.1)
-        reached = told.exists()
-        with suppress(ProcessLookupError):  # it has ended: that is told below
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-        fake_pipeline.behave(self.root, {})
-        return "killed" if reached else f"did not come as far as {stage}"
+        fake_pipeline.behave(self.root, {stage: "sleep"} if stage else {})
+        parameters = {"params": "params.yaml", "as_of": as_of, "because": because}
+        asked: Any = run_deployment("retrain/tiny", parameters=parameters, timeout=0)
+        deadline, most, killed = time.monotonic() + _PATIENCE, 0.0, False
+        with get_client(sync_client=True) as client:
+            while time.monotonic() < deadline:
+                most = max(most, sum(map(_mib, self._run_processes())))
+                if stage and told.exists() and not killed:
+                    killed = True
+                    for process in self._run_processes():
+                        with suppress(psutil.NoSuchProcess):
+                            process.kill()
+                    fake_pipeline.behave(self.root, {})
+                state = client.read_flow_run(asked.id).state
+                if state is not None and state.is_final() and not self._run_processes():
+                    return str(state.name), most
+                time.sleep(_LOOK)
+        return "no end", most
+
+    def _run_processes(self) -> list[psutil.Process]:
+        """What the worker started, and what that started."""
+        ours = {one["pid"] for one in self.services.running()["processes"]}
+        worker = next(one["pid"] for one in self.services.running()["processes"] if one["what"] == "worker")
+        return [one for one in psutil.Process(worker).children(recursive=True) if one.pid not in ours]
 
     def count(self) -> dict[str, float]:
-        """How much of everything there is now; in this process, without what waits to be collected."""
-        gc.collect()
-        pids = {one["what"]: psutil.Process(one["pid"]) for one in self.services.running()["processes"]}
-        who = {"server": pids["server"], "worker": pids["worker"], "driver": psutil.Process()}
-        family = {process.pid for process in (*self.services.family(), *psutil.Process().children(recursive=True))}
+        """How much of everything there is now."""
+        who = {one["what"]: psutil.Process(one["pid"]) for one in self.services.running()["processes"]}
         temporary = [path for path in self._temporary() if path.is_file()]
         worktrees = fake_pipeline.git(self.root, "worktree", "list").splitlines()[1:]
         return {
-            "processes": len(family),
+            "processes": len(self.services.family()),
             **{f"files open: {name}": process.num_fds() for name, process in who.items()},
-            **{f"MiB: {name}": process.memory_info().rss / 2**20 for name, process in who.items()},
+            **{f"MiB: {name}": _mib(process) for name, process in who.items()},
             "files in .dvc/tmp": len(temporary),
             "worktrees": len(worktrees),
             "locks": self._locks(temporary),
@@ -137,6 +133,12 @@ class World:
         return held + len(list((self.root / ".git").rglob("*.lock")))
 
 
+def _mib(process: psutil.Process) -> float:
+    with suppress(psutil.NoSuchProcess):
+        return float(process.memory_info().rss) / 2**20
+    return 0.0
+
+
 @contextmanager
 def world(root: Path) -> Iterator[World]:
     """The project, with a server and a worker of its own."""
@@ -147,16 +149,15 @@ def world(root: Path) -> Iterator[World]:
         name: value
         for name, value in fake_pipeline.environment(root).items()
         if name.startswith(("GIT_", "PYTHONPATH"))
-    }
+    } | {"PREFECT_WORKER_QUERY_SECONDS": "1"}
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = int(probe.getsockname()[1])
     services = Services(root)
     try:
         up([root / "params.yaml"], port, print)
-        made = World(root, services.running()["url"])
-        with temporary_settings({PREFECT_API_URL: made.url}):
-            yield made
+        with temporary_settings({PREFECT_API_URL: services.running()["url"]}):
+            yield World(root)
     finally:
         services.down(print)
 
@@ -164,7 +165,7 @@ def world(root: Path) -> Iterator[World]:
 def wrong(number: int, word: str) -> str | None:
     """What is wrong with how a run ended; None if nothing is."""
     kind = PLAN[number % len(PLAN)]
-    right = {"accept": "ACCEPTED", "nothing": "NOTHING", "reject": "REJECTED", "kill": "killed"}[kind]
+    right = {"accept": "Accepted", "nothing": "Nothing", "reject": "Rejected", "kill": "Crashed"}[kind]
     return None if word == right else f"run {number}: {word}, not {right}"
 
 
@@ -193,9 +194,9 @@ def main() -> None:
     with TemporaryDirectory() as folder, world((options.out or Path(folder)) / "project") as made:
         for number in range(options.runs):
             start = time.monotonic()
-            word = made.run(number)
+            word, most = made.run(number)
             bad += filter(None, [wrong(number, word)])
-            counted.append(made.count())
+            counted.append(made.count() | {"MiB: run": most})
             figures = ", ".join(f"{name} {value:.0f}" for name, value in counted[-1].items())
             print(f"run {number}: {word}, {time.monotonic() - start:.1f} s: {figures}", flush=True)
     grew = table(counted, min(20, max(1, options.runs // 3)))
