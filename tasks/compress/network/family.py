@@ -80,7 +80,7 @@ class Family:
         self.dtype = devices.autocast_dtype(self.tune.precision, self.device)
         rows = pq.read_table(inputs["validate"] / "train.parquet")
         self.examples: Batch = tuple(part.to(self.device) for part in self.workload.examples(self.encoder, rows))
-        self.labels = torch.from_numpy(self.encoder.labels(rows)).to(self.device) if _has_one_right(problem) else None
+        self.labels = torch.tensor(self.encoder.labels(rows)).to(self.device) if _has_one_right(problem) else None
         self.inputs = self.encoder.encode(problem.validation)
         one_pass = self._pass_seconds(self.original.network, self.examples, self._loss)
         #: About what one training of the original takes on this machine now: a few steps were timed.
