@@ -211,3 +211,16 @@ def test_a_killed_search_does_not_get_its_time_back(tmp_path: Any, monkeypatch: 
     assert again.left == pytest.approx(15.0)
     moment[0] += 20
     assert again.left < 0
+
+
+def test_a_teachers_mistakes_on_train_are_not_handed_on() -> None:
+    logits = torch.tensor([[3.0, 1.0, 0.0], [3.0, 1.0, 0.0], [0.0, 1.0, 2.0]])
+    found = distill.put_right(logits, torch.tensor([0, 1, 0]))
+    assert found.tolist() == [[3.0, 1.0, 0.0], [1.0, 3.0, 0.0], [2.0, 1.0, 0.0]]
+    network, encoder, examples = residual()
+    lessons = distill.prepare(
+        WORKLOAD, encoder, Tune(augment="none"), [network], examples, None, "multiclass", 0, labels=examples[-1]
+    )
+    assert (lessons_of(network, encoder, examples).first(1)[-1].argmax(1) != examples[-1]).any()
+    for view in lessons.pool[-1].split(len(examples[-1])):
+        assert torch.equal(view.argmax(1), examples[-1])

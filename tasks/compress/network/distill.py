@@ -66,6 +66,7 @@ def prepare(
     task: str,
     seed: int,
     seconds: float = math.inf,
+    labels: Tensor | None = None,
 ) -> Lessons:
     """Let the teachers (their logits averaged) answer train.
 
@@ -82,6 +83,7 @@ def prepare(
         task: ``binary``, ``multiclass``, ``regression`` or ``ranking``.
         seed: of the augmentation.
         seconds: that answering should take; the first pass is made whatever it takes.
+        labels: class index, int64 [rows], where the teacher's mistakes on train are to be put right.
     """
     torch.manual_seed(seed)
     own = getattr(workload, "distillation_loss", None)
@@ -91,7 +93,8 @@ def prepare(
     began = time.monotonic()
 
     def answered(examples: Batch, change: _Change | None = None) -> Batch:
-        return _answered(workload, encoder, tune, teachers, examples, dtype, change)
+        *inputs, logits = _answered(workload, encoder, tune, teachers, examples, dtype, change)
+        return (*inputs, logits if labels is None else put_right(logits, labels[: len(logits)]))
 
     change: _Change | None = None
     if (disturbed := getattr(workload, "disturbed", None)) is not None:
@@ -103,6 +106,22 @@ def prepare(
     others = [answered(examples, change if view == _DISTURBED else None) for view in range(1, views)]
     pool = tuple(torch.cat(parts) for parts in zip(first, *others, strict=True)) if others else first
     return Lessons(pool, views, _imitation(task))
+
+
+def put_right(logits: Tensor, labels: Tensor) -> Tensor:
+    """The answers, the likeliest class and the right one exchanged where they differ.
+
+    So a mistake of the teacher's is not handed on, and how sure it was and what else looked alike still is
+    ("probability shift", Wen, Lai, Qian 2019, "Preparing Lessons: Improve Knowledge Distillation with Better
+    Supervision", section 3.2).
+
+    Args:
+        logits: float32 [rows, classes].
+        labels: class index, int64 [rows].
+    """
+    right, likeliest = labels[:, None], logits.argmax(1, keepdim=True)
+    exchanged = logits.scatter(1, right, logits.gather(1, likeliest))
+    return exchanged.scatter(1, likeliest, logits.gather(1, right))
 
 
 def teach(

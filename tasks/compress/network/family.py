@@ -80,6 +80,7 @@ class Family:
         self.dtype = devices.autocast_dtype(self.tune.precision, self.device)
         rows = pq.read_table(inputs["validate"] / "train.parquet")
         self.examples: Batch = tuple(part.to(self.device) for part in self.workload.examples(self.encoder, rows))
+        self.labels = torch.tensor(self.encoder.labels(rows)).to(self.device) if _has_one_right(problem) else None
         self.inputs = self.encoder.encode(problem.validation)
         one_pass = self._pass_seconds(self.original.network, self.examples, self._loss)
         #: About what one training of the original takes on this machine now: a few steps were timed.
@@ -194,6 +195,7 @@ class Family:
             self.problem.task,
             self.seed,
             _ANSWERING * self.clock.left,
+            self.labels,
         )
         self.clock.save()
         return lessons
@@ -349,6 +351,11 @@ class Family:
 
     def _example(self) -> tuple[torch.Tensor, ...]:
         return tuple(torch.tensor(part[:_EXAMPLE_ROWS], device=self.device) for part in self.inputs)
+
+
+def _has_one_right(problem: Problem) -> bool:
+    """Whether answers are judged by their likeliest class alone: elsewhere the teacher's doubt is worth more."""
+    return problem.task == "multiclass" and problem.metric.name == "accuracy"
 
 
 def _estimate_norms(
