@@ -105,10 +105,10 @@ def carry_out(wanted: Wanted, conduct: Conduct[Any], run_stages: RunStages, tell
     """
     home = inspect(wanted.params)
     as_of = _as_of(home, wanted.as_of)
-    with files.machine_errors(home.artifacts), _alone(home) as free:
+    place = Workplace.of(home)
+    with files.machine_errors(home.artifacts), _alone(place.lock) as free:
         if not free:
             return {"word": "SKIPPED", "name": home.settings.base.name, "reason": "another retraining of it is running"}
-        place = Workplace.of(home)
         if (left := place.state()) is not None and left.get("version"):
             tell(conduct("publish", lambda: _publish(place, left)))
         state = _begin(place, as_of)
@@ -155,12 +155,11 @@ def _as_of(home: Pipeline, given: str | None) -> datetime | None:
 
 
 @contextmanager
-def _alone(home: Pipeline) -> Iterator[bool]:
+def _alone(path: Path) -> Iterator[bool]:
     """Whether no other process retrains this model; the system drops the lock of one that dies."""
     from filelock import FileLock, Timeout
 
-    path = home.repo / ".dvc" / "tmp" / f"retrain-{home.settings.base.name}.lock"
-    with files.machine_errors(home.repo):
+    with files.machine_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         lock = FileLock(path)
     try:
