@@ -150,6 +150,11 @@ def kill(process: psutil.Process) -> None:
     process.wait()
 
 
+def gone(process: psutil.Process) -> bool:
+    """Whether it is dead, buried or not."""
+    return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
+
+
 def until(done: Callable[[], bool], found: Callable[[], str] = str, seconds: float = 240) -> None:
     deadline = time.monotonic() + seconds
     while not done():
@@ -223,7 +228,7 @@ def test_the_lease_of_a_killed_worker_is_in_nobodys_way(up: Up) -> None:
     dead = up.schedule("2020-02-20")
     stage = up.paused("compress")
     up.anew("worker")
-    until(lambda: not stage.is_running())
+    until(lambda: gone(stage))
     up.behave()
     after = up.schedule("2020-02-20")
     up.wait_for(after, "AwaitingConcurrencySlot")  # nobody told the server of the kill
@@ -244,10 +249,10 @@ def test_a_laptop_asleep(up: Up) -> None:
     up.let_leases_expire()
     for one in family:
         one.resume()
-    state = up.wait_for(run, "Crashed")
-    until(lambda: not stage.is_running())
-    print(state, up.heard[-1])
-    assert up.heard[-1]["subject"] == "Assay: tiny: STOPPED"
+    up.wait_for(run, "Crashed")
+    until(lambda: gone(stage))
+    until(lambda: up.heard[-1]["subject"] == "Assay: tiny: STOPPED", lambda: str(up.heard))
+    assert up.heard[-1]["body"].endswith("next:   assay retrain --params params.yaml (it goes on from there)")
     up.behave(tune="pause")
     run = up.schedule("2020-03-05")
     up.paused("tune")
