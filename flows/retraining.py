@@ -111,7 +111,7 @@ def carry_out(wanted: Wanted, conduct: Conduct[Any], run_stages: RunStages, tell
             return {"word": "SKIPPED", "name": home.settings.base.name, "reason": "another retraining of it is running"}
         if (left := place.state()) is not None and left.get("version"):
             tell(conduct("publish", lambda: _publish(place, left)))
-        state = _begin(place, as_of)
+        state = _begin(place, as_of, conduct)
         try:
             with files.machine_errors(place.folder), stages_of(place):
                 return _work(place, state, wanted, conduct, run_stages)
@@ -173,14 +173,14 @@ def _alone(path: Path) -> Iterator[bool]:
         lock.release()
 
 
-def _begin(place: Workplace, as_of: datetime | None) -> dict[str, Any]:
+def _begin(place: Workplace, as_of: datetime | None, conduct: Conduct[Any]) -> dict[str, Any]:
     """The workplace, taken up where a run for the same commit and moment left it, or made anew."""
     commit = git(place.top, "rev-parse", "HEAD")
     asked = {"commit": commit, "as_of": None if as_of is None else as_of.isoformat()}
     left = place.state()
     if left is not None and {key: left[key] for key in asked} == asked:
         print(f"going on with the retraining of {left['id']}", file=sys.stderr)
-        place.connect()
+        conduct("take up", place.connect)
         return left
     records = Records(place.home)
     settings = place.home.settings

@@ -140,7 +140,7 @@ SOURCES: dict[str, tuple[Callable[[Path], None], int, str]] = {
 }
 
 
-def test_sources_that_are_not_what_they_were_and_a_clock_that_was_set_back(
+def test_sources_that_are_not_what_they_were_and_a_clock_that_jumps(
     once: Path,
     again: Callable[..., dict[str, Any]],
     capfd: pytest.CaptureFixture[str],
@@ -157,20 +157,31 @@ def test_sources_that_are_not_what_they_were_and_a_clock_that_was_set_back(
         assert untouched(once)
         (once / "rows.csv").write_bytes(before)
 
-    class Early(datetime):
+    for year, said, way_out in (
+        (2031, "usual are 40 a day", "find out why so few came"),
+        (2020, "the snapshot is of 2020-01-20T00:00:00+00:00, which is before the last accepted one", "set the clock"),
+    ):
+        with monkeypatch.context() as clock:
+            for module in ("flows.retraining", "flows.records"):
+                clock.setattr(f"{module}.datetime", at(year))
+            refused = plain(Wanted(once / "params.yaml"))
+        assert refused["word"] == "REJECTED"
+        assert said in refused["reason"]
+        assert way_out in str(refused["findings"])
+        assert records(once)[-1]["id"] == refused["id"]  # the latest stays the latest
+        assert untouched(once)
+    completes(once, again())
+
+
+def at(year: int) -> type[datetime]:
+    """A clock that stands in a January."""
+
+    class Clock(datetime):
         @classmethod
         def now(cls, tz: Any = None) -> Self:
-            return cls(2020, 1, 20, 5, tzinfo=tz)
+            return cls(year, 1, 20, 5, tzinfo=tz)
 
-    with monkeypatch.context() as clock:
-        for module in ("flows.retraining", "flows.records"):
-            clock.setattr(f"{module}.datetime", Early)
-        refused = plain(Wanted(once / "params.yaml"))
-    assert refused["word"] == "REJECTED"
-    assert "the snapshot is of 2020-01-20T00:00:00+00:00, which is before the last accepted one" in refused["reason"]
-    assert "set the clock right" in str(refused["findings"])
-    assert records(once)[-1]["id"] == refused["id"]  # the latest stays the latest
-    completes(once, again())
+    return Clock
 
 
 def verdict(again: Callable[..., dict[str, Any]]) -> AssayError:
@@ -236,11 +247,28 @@ def test_models_of_one_name_in_one_git_repository_share_nothing(tmp_path: Path) 
         assert len({getattr(place, owned) for place in places}) == 4, owned
 
 
-def test_the_same_bundle_is_found_by_its_content(once: Path, again: Callable[..., dict[str, Any]]) -> None:
+def amid_a_conflict(root: Path) -> str:
+    """Leave a merge that somebody has yet to solve, with Git at work; what Git says of the folder."""
+    git(root, "checkout", "-q", "-b", "theirs")
+    git(root, "commit", "-qam", "theirs")
+    git(root, "checkout", "-q", "master")
+    (root / "suite.yaml").write_text("checks: []\n# ours\n")
+    git(root, "commit", "-qam", "ours")
+    with pytest.raises(subprocess.CalledProcessError):
+        git(root, "merge", "theirs")
+    (root / ".git" / "index.lock").touch()
+    return git(root, "status", "--porcelain")
+
+
+def test_a_merge_that_conflicts_is_in_nobodys_way_and_the_same_bundle_is_found_by_its_content(
+    once: Path, again: Callable[..., dict[str, Any]]
+) -> None:
     first = records(once)[0]["version"]
+    conflict = amid_a_conflict(once)
     same = again(FIRST, force=True)
     assert (same["word"], same["reason"]) == ("NOTHING", f"the same bundle as before came of it: {first}")
-    assert untouched(once)
+    assert git(once, "status", "--porcelain") == conflict == "UU suite.yaml\n"
+    assert (once / ".git" / "MERGE_HEAD").is_file()
     assert not left_behind(once)
 
 

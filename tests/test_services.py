@@ -27,6 +27,7 @@ import retrain_world
 from fake_pipeline import git
 from prefect.blocks.notifications import CustomWebhookNotificationBlock
 from prefect.client.orchestration import get_client
+from prefect.client.schemas.filters import FlowRunFilter
 from prefect.client.schemas.objects import State
 from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, temporary_settings
 from retrain_world import left_behind, records, wait_for
@@ -112,6 +113,11 @@ class Up:
             state = client.read_flow_run(run).state
         assert state is not None
         return state
+
+    def tasks(self, run: UUID) -> set[str]:
+        """What a run did, by name."""
+        with get_client(sync_client=True) as client:
+            return {one.name for one in client.read_task_runs(flow_run_filter=FlowRunFilter(id={"any_": [run]}))}
 
     def wait_for(self, run: UUID, *names: str) -> State[Any]:
         """Wait until a run's state has one of the names."""
@@ -235,6 +241,7 @@ def test_the_lease_of_a_killed_worker_is_in_nobodys_way(up: Up) -> None:
     assert up.state(dead).name == "Running"
     up.let_leases_expire()
     up.wait_for(after, "Accepted")
+    assert "take up" in up.tasks(after)  # which is how people see that the other one ended
     assert records(up.root)[-1]["as_of"].startswith("2020-02-20")
     nothing_half_made(up)
 
