@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 import tasks
+from tasks.core import files
 from tasks.core.settings import STAGES
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -165,7 +166,7 @@ def make(root: Path, behaviour: dict[str, str] | None = None) -> Path:
 def behave(root: Path, behaviour: dict[str, str]) -> None:
     """Tell stages what to do: "work", "sleep", "pause" (until told otherwise), "kill", "crash once", "exit <code>" or
     "real"."""
-    (root / "behaviour.json").write_text(json.dumps(behaviour))
+    files.write_json(root / "behaviour.json", behaviour)  # whole, for a stage that looks at it ten times a second
 
 
 def change_rows(root: Path) -> None:
