@@ -61,7 +61,11 @@ def carry_out(wanted: Wanted, conduct: room.Conduct, ask_person: AskPerson) -> s
     rules = pipeline.settings.promote.approval
     obtain = _given(wanted, asked) or (lambda wished: ask_person(wished, rules))
     asked = replace(asked, force=wanted.force, audit_report=wanted.audit_report, obtain=obtain)
-    entry, new = room.promote(asked, conduct)
+
+    def with_registry(gate: room.Gate, answer: Callable[[room.Gate], room.Said]) -> room.Said:
+        return conduct(gate, lambda one: _taggable(pipeline, artifact, wanted.version, one, answer(one)))
+
+    entry, new = room.promote(asked, with_registry)
     now = "now serves" if new else "serves already"
     said = f"{entry.name}: {entry.stage} {now} {entry.version} (revision {entry.revision})"
     return f"{said}; {_tagged(pipeline, artifact, entry)}"
@@ -101,6 +105,22 @@ def history(name: str, params: Path) -> Iterator[str]:
         yield "; ".join([*about, f"FORCED: {gates}" if one.forced else gates])
     yield from notes
     yield f"{len(moves)} moves; the chain holds"
+
+
+def _taggable(pipeline: Pipeline, artifact: str, version: str, gate: room.Gate, said: room.Said) -> room.Said:
+    """What a gate said; no PASS of `origin` where the commit cannot be tagged as this version, while nothing moved."""
+    if gate.name != "origin" or said.word != "PASS":
+        return said
+    commit = str(repository.git_state(pipeline.root)["commit"])
+    if registry.is_registered(pipeline, artifact, version):
+        return said
+    if (other := registry.other_at_commit(pipeline, artifact, version, commit)) is None:
+        return said
+    reason = (
+        f"commit {commit[:12]} is {artifact}@{other} already, and a commit stands for one version: "
+        "make a commit for this one (`git commit --allow-empty`), and promote again"
+    )
+    return replace(said, word="FAIL", reason=reason)
 
 
 def _tagged(pipeline: Pipeline, artifact: str, entry: room.Entry) -> str:

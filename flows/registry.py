@@ -57,6 +57,20 @@ def is_registered(pipeline: Pipeline, name: str, bundle: str) -> bool:
             return False
 
 
+def other_at_commit(pipeline: Pipeline, name: str, bundle: str, commit: str) -> str | None:
+    """The version, another one than the bundle's, that stands for a commit already; GTO allows a commit only one."""
+    from gto.exceptions import ArtifactNotFound
+    from gto.registry import GitRegistry
+
+    with _told(pipeline), GitRegistry.from_url(str(pipeline.repo)) as registry:
+        try:
+            versions = registry.find_artifact(name).versions
+        except ArtifactNotFound:  # the first tag makes it
+            return None
+        there = {one.version for one in versions if one.commit_hexsha == commit and one.is_registered and one.is_active}
+    return min(there - {version_of(bundle)}, default=None)
+
+
 def register(pipeline: Pipeline, name: str, bundle: str, commit: str) -> str:
     """Register the bundle's version at a commit, unless it is registered; return the version. See :func:`tag`."""
     from gto import api

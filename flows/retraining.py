@@ -105,13 +105,13 @@ def carry_out(wanted: Wanted, conduct: Conduct[Any], run_stages: RunStages, tell
     """
     home = inspect(wanted.params)
     as_of = _as_of(home, wanted.as_of)
-    with files.machine_errors(home.artifacts), _alone(home) as free:
+    place = Workplace.of(home)
+    with files.machine_errors(home.artifacts), _alone(place.lock) as free:
         if not free:
             return {"word": "SKIPPED", "name": home.settings.base.name, "reason": "another retraining of it is running"}
-        place = Workplace.of(home)
         if (left := place.state()) is not None and left.get("version"):
             tell(conduct("publish", lambda: _publish(place, left)))
-        state = _begin(place, as_of)
+        state = _begin(place, as_of, conduct)
         try:
             with files.machine_errors(place.folder), stages_of(place):
                 return _work(place, state, wanted, conduct, run_stages)
@@ -155,12 +155,11 @@ def _as_of(home: Pipeline, given: str | None) -> datetime | None:
 
 
 @contextmanager
-def _alone(home: Pipeline) -> Iterator[bool]:
+def _alone(path: Path) -> Iterator[bool]:
     """Whether no other process retrains this model; the system drops the lock of one that dies."""
     from filelock import FileLock, Timeout
 
-    path = home.repo / ".dvc" / "tmp" / f"retrain-{home.settings.base.name}.lock"
-    with files.machine_errors(home.repo):
+    with files.machine_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         lock = FileLock(path)
     try:
@@ -174,14 +173,14 @@ def _alone(home: Pipeline) -> Iterator[bool]:
         lock.release()
 
 
-def _begin(place: Workplace, as_of: datetime | None) -> dict[str, Any]:
+def _begin(place: Workplace, as_of: datetime | None, conduct: Conduct[Any]) -> dict[str, Any]:
     """The workplace, taken up where a run for the same commit and moment left it, or made anew."""
     commit = git(place.top, "rev-parse", "HEAD")
     asked = {"commit": commit, "as_of": None if as_of is None else as_of.isoformat()}
     left = place.state()
     if left is not None and {key: left[key] for key in asked} == asked:
         print(f"going on with the retraining of {left['id']}", file=sys.stderr)
-        place.connect()
+        conduct("take up", place.connect)
         return left
     records = Records(place.home)
     settings = place.home.settings

@@ -61,9 +61,9 @@ class Workplace:
 
     @property
     def key(self) -> str:
-        """The model's name, made unique where the Git repository may hold another one: in a DVC repository inside."""
-        name, within = self.home.settings.base.name, self.within(self.home.repo)
-        return name if within == Path() else f"{name}-{hashlib.sha256(within.as_posix().encode()).hexdigest()[:8]}"
+        """The model's name, made unique where the Git repository may hold another one of it: in another params file."""
+        name, within = self.home.settings.base.name, self.within(self.home.params).as_posix()
+        return name if within == "params.yaml" else f"{name}-{hashlib.sha256(within.encode()).hexdigest()[:8]}"
 
     @property
     def folder(self) -> Path:
@@ -74,6 +74,11 @@ class Workplace:
     def marker(self) -> Path:
         """What the workplace was made for (JSON), there only if it is whole."""
         return self.home.repo / ".dvc" / "tmp" / f"retrain-{self.key}.json"
+
+    @property
+    def lock(self) -> Path:
+        """Held by whoever works there."""
+        return self.marker.with_suffix(".lock")
 
     def within(self, path: Path) -> Path:
         """A path of the repository, relative to its folder."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import subprocess
@@ -12,6 +11,7 @@ from pathlib import Path
 import pytest
 
 import tasks
+from tasks.core import files
 from tasks.core.settings import STAGES
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -35,7 +35,7 @@ import argparse, hashlib, json, os, pathlib, shutil, subprocess, sys, time
 from deploy.bundle import write_manifest
 from tasks.core import manifest, process
 from tasks.core.errors import AssayError
-from tasks.core.files import machine_errors
+from tasks.core.files import machine_errors, write_json
 from tasks.core.log import log, log_file, logging_to
 from tasks.core.settings import load
 from tasks.core.stage import UPSTREAM, run_stage
@@ -68,7 +68,7 @@ def work():
         run_stage(stage, params, options.params.parent)
         return
     if behaviour == "pause":
-        (HOME / "pids.json").write_text(json.dumps([os.getpid()]))
+        write_json(HOME / "pids.json", [os.getpid()])
         while json.loads((HOME / "behaviour.json").read_text()).get(stage) == "pause":
             time.sleep(0.1)
     if behaviour == "kill":
@@ -76,7 +76,7 @@ def work():
     if behaviour == "sleep":
         driver = {process.DRIVER_VARIABLE: str(os.getpid())}
         child = subprocess.Popen([sys.executable, "-m", "tasks", "child"], env=os.environ | driver)
-        (HOME / "pids.json").write_text(json.dumps([os.getpid(), child.pid]))
+        write_json(HOME / "pids.json", [os.getpid(), child.pid])
         time.sleep(600)
     if behaviour == "crash once" and not (HOME / "crashed").exists():
         (HOME / "crashed").touch()
@@ -165,7 +165,7 @@ def make(root: Path, behaviour: dict[str, str] | None = None) -> Path:
 def behave(root: Path, behaviour: dict[str, str]) -> None:
     """Tell stages what to do: "work", "sleep", "pause" (until told otherwise), "kill", "crash once", "exit <code>" or
     "real"."""
-    (root / "behaviour.json").write_text(json.dumps(behaviour))
+    files.write_json(root / "behaviour.json", behaviour)  # whole, for a stage that looks at it ten times a second
 
 
 def change_rows(root: Path) -> None:

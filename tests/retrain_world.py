@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import multiprocessing
+import os
 import shutil
 import time
+from contextlib import redirect_stderr
 from datetime import UTC, datetime, timedelta
+from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import Any
 
 import fake_pipeline
 
+from flows.retraining import Wanted, plain
 from tasks.core import files
 
 START = datetime(2020, 1, 1, tzinfo=UTC)
@@ -48,6 +53,22 @@ def copy(made: Path, root: Path) -> Path:
 def records(root: Path) -> list[dict[str, Any]]:
     """Every record of the project, oldest first."""
     return [files.read_json(path) for path in sorted((root / "artifacts/runs/retrain").glob("*/record.json"))]
+
+
+def _retrain(root: Path, as_of: str, environment: dict[str, str]) -> None:
+    os.environ.clear()
+    os.environ.update(environment)
+    with Path(os.devnull).open("w") as nowhere, redirect_stderr(nowhere):
+        plain(Wanted(root / "params.yaml", as_of=as_of))
+
+
+def begun(root: Path, as_of: str) -> ForkServerProcess:
+    """A retraining in a process of its own, to be killed; what all of them import is imported once."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__name__, "dvc.repo.reproduce"])
+    process = context.Process(target=_retrain, args=(root, as_of, fake_pipeline.environment(root)))
+    process.start()
+    return process
 
 
 def wait_for(path: Path) -> None:

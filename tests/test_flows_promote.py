@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +17,12 @@ from promote_world import APPROVER, NAME, bundle_of
 from deploy.store import current
 from flows import registry
 from flows.pipeline import inspect
-from flows.promotion import Wanted, rollback
+from flows.promotion import Wanted, carry_out, rollback
 from flows.server import TemporaryServer
 from flows.session import promote
 from tasks.core import files
 from tasks.core.errors import PromotionRefused, UsageError
+from tasks.promote import Gate, Said
 
 
 def tags(root: Path) -> list[str]:
@@ -80,14 +81,35 @@ def test_the_artifact_of_a_pipeline_in_a_folder_has_its_name(project: Path) -> N
     assert registry.artifact(pipeline) == "other:tiny"
 
 
-# The commands, with the real server.
-
-
 @pytest.fixture
 def reported(promotable: Path) -> Path:
     """The project, with an audit report beside it."""
     promote_world.report(promotable, bundle_of(promotable), promotable / "report.json")
     return promotable
+
+
+def test_a_commit_that_stands_for_a_version_refuses_another_one_before_anything_moves(reported: Path) -> None:
+    root, second = reported, promote_world.another(reported)
+    promote_world.export_of(root, second)
+    pipeline = inspect(root / "params.yaml")
+    registry.register(pipeline, NAME, bundle_of(root).name, "HEAD")
+    wanted = Wanted(NAME, second.name, "staging", root / "params.yaml", audit_report=root / "report.json")
+
+    def of_origin_alone(gate: Gate, answer: Callable[[Gate], Said]) -> Said:
+        return answer(gate) if gate.name in ("bundle", "origin") else Said("PASS", "")
+
+    with pytest.raises(PromotionRefused, match=r"is tiny@v1.0.0 already.*`git commit --allow-empty`") as caught:
+        carry_out(wanted, of_origin_alone, lambda _, __: None)
+    assert "gate origin: FAIL" in caught.value.found
+    assert not (root / "store").exists()
+    assert tags(root) == ["tiny@v1.0.0"]
+    fake_pipeline.commit(root)
+    assert carry_out(wanted, of_origin_alone, lambda _, __: None).endswith("tagged tiny@v2.0.0")
+    assert current(root / "store", NAME, "staging").name == second.name
+    assert tags(root) == ["tiny#staging#1", "tiny@v1.0.0", "tiny@v2.0.0"]
+
+
+# The commands, with the real server.
 
 
 def test_the_commands(reported: Path) -> None:

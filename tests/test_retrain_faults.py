@@ -2,31 +2,26 @@
 
 from __future__ import annotations
 
-import os
+import gc
 import re
 import shutil
-import socket
-import sqlite3
+import signal
 import subprocess
 import sys
-import time
-import urllib.request
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Self
 
 import fake_pipeline
-import psutil
 import pytest
 import retrain_world
 from fake_pipeline import git
 from retrain_world import left_behind, records, wait_for
 
 from flows import records as records_of
-from flows.pipeline import inspect
+from flows.pipeline import inspect, prepare
 from flows.retraining import Wanted, error_of, plain, told
 from flows.workplace import Workplace
 from tasks.core.errors import AssayError, MachineError, UsageError
@@ -38,8 +33,17 @@ FIRST, SECOND = "2020-02-01", "2020-03-10"
 @pytest.fixture(scope="module")
 def _once(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = retrain_world.make(tmp_path_factory.mktemp("faults") / "project")
-    fake_pipeline.run(root, "assay", "retrain", "--as-of", FIRST)
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        plain(Wanted(at_work(root, monkeypatch) / "params.yaml", as_of=FIRST))
     return root
+
+
+def at_work(root: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A project whose stages this process may start, and commit for; itself."""
+    for name in ("AUTHOR", "COMMITTER"):
+        monkeypatch.setenv(f"GIT_{name}_NAME", "Tester")
+        monkeypatch.setenv(f"GIT_{name}_EMAIL", "tester@example.org")
+    return fake_pipeline.run_stages_of(root, monkeypatch)
 
 
 @pytest.fixture
@@ -49,10 +53,7 @@ def once(_once: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     root = tmp_path / "place" / "project"
     with (root / "suite.yaml").open("a") as file:
         file.write("# somebody works on this\n")
-    for name in ("AUTHOR", "COMMITTER"):
-        monkeypatch.setenv(f"GIT_{name}_NAME", "Tester")
-        monkeypatch.setenv(f"GIT_{name}_EMAIL", "tester@example.org")
-    return fake_pipeline.run_stages_of(root, monkeypatch)
+    return at_work(root, monkeypatch)
 
 
 @pytest.fixture
@@ -89,22 +90,20 @@ def completes(root: Path, record: dict[str, Any]) -> None:
     assert not left_behind(root)
 
 
-def test_a_worker_killed_in_every_stage(once: Path, again: Callable[..., dict[str, Any]]) -> None:
-    command = [str(fake_pipeline.BIN / "assay"), "retrain", "--as-of", SECOND]
+def test_killed_in_every_stage_then_a_remote_that_cannot_be_reached(
+    once: Path, again: Callable[..., dict[str, Any]]
+) -> None:
     for stage in STAGES:
         fake_pipeline.behave(once, {stage: "sleep"})
         (once / "pids.json").unlink(missing_ok=True)
-        worker = subprocess.Popen(command, cwd=once, env=fake_pipeline.environment(once), stderr=subprocess.DEVNULL)
+        worker = retrain_world.begun(once, SECOND)
         wait_for(once / "pids.json")
         worker.kill()
-        worker.wait()
+        worker.join()
+        assert worker.exitcode == -signal.SIGKILL
         assert untouched(once)
         assert len(records(once)) == 1
     fake_pipeline.behave(once, {})
-    completes(once, again())
-
-
-def test_a_remote_that_cannot_be_reached(once: Path, again: Callable[..., dict[str, Any]]) -> None:
     config = once / ".dvc" / "config.local"
     config.write_text("['remote \"shared\"']\n    url = http://127.0.0.1:9/nobody\n")
     with pytest.raises(MachineError, match=r"shared: .*\n.*run again: everything that was made is kept") as caught:
@@ -142,7 +141,7 @@ SOURCES: dict[str, tuple[Callable[[Path], None], int, str]] = {
 }
 
 
-def test_sources_that_are_not_what_they_were_and_a_clock_that_was_set_back(
+def test_sources_that_are_not_what_they_were_and_a_clock_that_jumps(
     once: Path,
     again: Callable[..., dict[str, Any]],
     capfd: pytest.CaptureFixture[str],
@@ -159,20 +158,31 @@ def test_sources_that_are_not_what_they_were_and_a_clock_that_was_set_back(
         assert untouched(once)
         (once / "rows.csv").write_bytes(before)
 
-    class Early(datetime):
+    for year, said, way_out in (
+        (2024, "usual are 40 a day", "find out why so few came"),
+        (2020, "the snapshot is of 2020-01-20T00:00:00+00:00, which is before the last accepted one", "set the clock"),
+    ):
+        with monkeypatch.context() as clock:
+            for module in ("flows.retraining", "flows.records"):
+                clock.setattr(f"{module}.datetime", at(year))
+            refused = plain(Wanted(once / "params.yaml"))
+        assert refused["word"] == "REJECTED"
+        assert said in refused["reason"]
+        assert way_out in str(refused["findings"])
+        assert records(once)[-1]["id"] == refused["id"]  # the latest stays the latest
+        assert untouched(once)
+    completes(once, again())
+
+
+def at(year: int) -> type[datetime]:
+    """A clock that stands in a January."""
+
+    class Clock(datetime):
         @classmethod
         def now(cls, tz: Any = None) -> Self:
-            return cls(2020, 1, 20, 5, tzinfo=tz)
+            return cls(year, 1, 20, 5, tzinfo=tz)
 
-    with monkeypatch.context() as clock:
-        for module in ("flows.retraining", "flows.records"):
-            clock.setattr(f"{module}.datetime", Early)
-        refused = plain(Wanted(once / "params.yaml"))
-    assert refused["word"] == "REJECTED"
-    assert "the snapshot is of 2020-01-20T00:00:00+00:00, which is before the last accepted one" in refused["reason"]
-    assert "set the clock right" in str(refused["findings"])
-    assert records(once)[-1]["id"] == refused["id"]  # the latest stays the latest
-    completes(once, again())
+    return Clock
 
 
 def verdict(again: Callable[..., dict[str, Any]]) -> AssayError:
@@ -222,24 +232,44 @@ def test_locks_of_dvc_and_a_branch_in_the_way(once: Path, again: Callable[..., d
     completes(once, accepted(once)[1])
 
 
-def test_two_dvc_repositories_of_one_git_repository_share_nothing(tmp_path: Path) -> None:
+def test_models_of_one_name_in_one_git_repository_share_nothing(tmp_path: Path) -> None:
     root = fake_pipeline.make(tmp_path / "project")
-    places = []
+    other = fake_pipeline.PARAMS.replace("artifacts_dir: artifacts", "artifacts_dir: others")
+    (root / "other.yaml").write_text(other)
+    prepare(root / "other.yaml")
+    fake_pipeline.commit(root)
     for name in ("north", "south"):
-        shutil.copytree(root, root / name, ignore=shutil.ignore_patterns(".git", "north"))
-        fake_pipeline.commit(root)
-        places.append(Workplace.of(inspect(root / name / "params.yaml")))
-    own = Workplace.of(inspect(root / "params.yaml"))
-    assert own.key == "tiny"
-    assert len({place.folder for place in (*places, own)}) == 3
-    assert len({place.marker for place in (*places, own)}) == 3
+        shutil.copytree(root, root / name, ignore=shutil.ignore_patterns(".git", "north", "other*"))
+    fake_pipeline.commit(root)
+    files = ("params.yaml", "other.yaml", "north/params.yaml", "south/params.yaml")
+    places = [Workplace.of(inspect(root / name)) for name in files]
+    assert places[0].key == "tiny"
+    for owned in ("folder", "marker", "lock", "key"):
+        assert len({getattr(place, owned) for place in places}) == 4, owned
 
 
-def test_the_same_bundle_is_found_by_its_content(once: Path, again: Callable[..., dict[str, Any]]) -> None:
+def amid_a_conflict(root: Path) -> str:
+    """Leave a merge that somebody has yet to solve, with Git at work; what Git says of the folder."""
+    git(root, "checkout", "-q", "-b", "theirs")
+    git(root, "commit", "-qam", "theirs")
+    git(root, "checkout", "-q", "master")
+    (root / "suite.yaml").write_text("checks: []\n# ours\n")
+    git(root, "commit", "-qam", "ours")
+    with pytest.raises(subprocess.CalledProcessError):
+        git(root, "merge", "theirs")
+    (root / ".git" / "index.lock").touch()
+    return git(root, "status", "--porcelain")
+
+
+def test_a_merge_that_conflicts_is_in_nobodys_way_and_the_same_bundle_is_found_by_its_content(
+    once: Path, again: Callable[..., dict[str, Any]]
+) -> None:
     first = records(once)[0]["version"]
+    conflict = amid_a_conflict(once)
     same = again(FIRST, force=True)
     assert (same["word"], same["reason"]) == ("NOTHING", f"the same bundle as before came of it: {first}")
-    assert untouched(once)
+    assert git(once, "status", "--porcelain") == conflict == "UU suite.yaml\n"
+    assert (once / ".git" / "MERGE_HEAD").is_file()
     assert not left_behind(once)
 
 
@@ -268,16 +298,25 @@ def disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", "-l", str(place)], check=True)
 
 
+def refused(root: Path) -> str:
+    """What the machine refused; as where a process ends, nothing keeps its files open (DVC's lock, half written)."""
+    with pytest.raises(UsageError) as caught:
+        plain(Wanted(root / "params.yaml", as_of=SECOND))
+    assert caught.value.exit_code == 2
+    found = str(caught.value)
+    del caught
+    gc.collect()
+    return found
+
+
 def test_a_full_disk(once: Path, disk: Path, capfd: pytest.CaptureFixture[str]) -> None:
     shutil.copytree(once.parent, disk / "place", symlinks=True)
     root = disk / "place" / "project"
     for left in (0, 150, 400):  # KiB: for nothing; for the worktree; for all but the record
         (disk / "filler").write_bytes(b"\0" * (shutil.disk_usage(disk).free - (left << 10)))
-        with pytest.raises(UsageError) as caught:
-            plain(Wanted(root / "params.yaml", as_of=SECOND))
+        found = refused(root)
         (disk / "filler").unlink()  # Git itself cannot even look without room
-        assert caught.value.exit_code == 2
-        assert re.search("no space left|out of diskspace", f"{caught.value}{capfd.readouterr().err}", re.IGNORECASE)
+        assert re.search("no space left|out of diskspace", f"{found}{capfd.readouterr().err}", re.IGNORECASE), left
         assert untouched(root)
         assert len(accepted(root)) == 1
     plain(Wanted(root / "params.yaml", as_of=SECOND))
@@ -325,73 +364,3 @@ def test_people_are_told_of_a_run_that_was_ended_from_outside(once: Path, monkey
     hook(conducted.retrain, run, Crashed(message="the lease is gone"))
     again = f"assay retrain --params {params} (it goes on from there)"
     assert said == [f"Assay: tiny: STOPPED: the lease is gone\nnext:   {again}"]
-
-
-@contextmanager
-def server(folder: Path, port: int) -> Iterator[psutil.Process]:
-    """A Prefect server with a database of its own, once it answers; killed in the end, with its family."""
-    folder.mkdir(exist_ok=True)
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT")}
-    own = {
-        "PREFECT_SERVER_DATABASE_CONNECTION_URL": f"sqlite+aiosqlite:///{folder / 'prefect.db'}",
-        "PREFECT_HOME": str(folder),
-        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-        "DO_NOT_TRACK": "1",
-    }
-    command = [sys.executable, "-P", "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)]
-    with (folder / "log.txt").open("a") as log:
-        process = psutil.Popen(command, env=kept | own, stdout=log, stderr=log)
-    try:
-        deadline = time.monotonic() + 180
-        while not answers(port):
-            assert process.poll() is None
-            assert time.monotonic() < deadline
-            time.sleep(0.3)
-        yield process
-    finally:
-        for one in (*process.children(recursive=True), process):
-            one.kill()
-        process.wait()
-
-
-def answers(port: int) -> bool:
-    """Whether a server is healthy."""
-    try:
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/api/health", timeout=2) as answer:
-            return bool(answer.status == 200)
-    except OSError:
-        return False
-
-
-def asleep(processes: Iterable[psutil.Process], seconds: float) -> None:
-    """As when the lid of a laptop is closed: nothing of these moves, then everything goes on."""
-    family = [one for process in processes for one in (process, *process.children(recursive=True))]
-    for one in family:
-        one.suspend()
-    time.sleep(seconds)
-    for one in family:
-        one.resume()
-
-
-def test_a_server_started_anew_its_database_locked_and_a_laptop_asleep(once: Path, tmp_path: Path) -> None:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = int(probe.getsockname()[1])
-    fake_pipeline.behave(once, {"compress": "pause"})
-    command = [str(fake_pipeline.BIN / "assay"), "retrain", "--as-of", SECOND]
-    environment = fake_pipeline.environment(once) | {"PREFECT_API_URL": f"http://127.0.0.1:{port}/api"}
-    with server(tmp_path / "server", port) as first:
-        worker = psutil.Popen(command, cwd=once, env=environment, stdout=subprocess.PIPE, text=True)
-        wait_for(once / "pids.json")
-        asleep([first, worker], 3.0)
-    with server(tmp_path / "server", port):
-        locked = sqlite3.connect(tmp_path / "server" / "prefect.db", isolation_level=None)
-        locked.execute("BEGIN EXCLUSIVE")
-        fake_pipeline.behave(once, {})  # the stage ends, and its task wants to say so
-        time.sleep(5.0)
-        locked.execute("ROLLBACK")
-        locked.close()
-        said, _ = worker.communicate(timeout=240)
-    assert worker.returncode == 0
-    assert "tiny: ACCEPTED" in said
-    completes(once, records(once)[-1])

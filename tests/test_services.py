@@ -4,24 +4,34 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import socket
+import sqlite3
 import subprocess
+import sys
 import threading
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import fake_pipeline
 import psutil
 import pytest
 import retrain_world
+from fake_pipeline import git
 from prefect.blocks.notifications import CustomWebhookNotificationBlock
 from prefect.client.orchestration import get_client
+from prefect.client.schemas.filters import FlowRunFilter
+from prefect.client.schemas.objects import State
 from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, temporary_settings
+from retrain_world import left_behind, records, wait_for
 from ruamel.yaml import YAML
 
 from flows.services import DEPLOYMENTS, Services
@@ -36,7 +46,7 @@ def free_port() -> int:
         return int(listener.getsockname()[1])
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def sink() -> Iterator[tuple[str, list[Any]]]:
     """A web hook: its address, and what it was told."""
     heard: list[Any] = []
@@ -59,43 +69,231 @@ def sink() -> Iterator[tuple[str, list[Any]]]:
     server.server_close()
 
 
-def test_up_runs_a_scheduled_retraining_and_down_leaves_nothing(tmp_path: Path, sink: tuple[str, list[Any]]) -> None:
-    root = retrain_world.make(tmp_path / "project")
+@dataclass(frozen=True)
+class Up:
+    """A project whose server and worker run, and what a test does to them."""
+
+    root: Path
+    port: int
+    said: str
+    heard: list[Any]
+
+    @property
+    def services(self) -> Services:
+        return Services(self.root)
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}/api"
+
+    def process(self, what: str) -> psutil.Process:
+        """The server or the worker."""
+        (found,) = (one for one in self.services.family() if [what, "start"] == one.cmdline()[4:6])
+        return found
+
+    def anew(self, what: str) -> None:
+        """Kill the server, or the worker with its runs, and start the same again."""
+        process = self.process(what)
+        command, folder, environment = process.cmdline(), process.cwd(), process.environ()
+        kill(process)
+        with (self.services.folder / f"{what}.log").open("a") as log:
+            subprocess.Popen(command, cwd=folder, env=environment, stdout=log, stderr=log, start_new_session=True)
+
+    @contextmanager
+    def asleep(self) -> Iterator[None]:
+        """As when the lid of a laptop is closed: nothing of these moves, then everything goes on."""
+        family = self.services.family()
+        for one in family:
+            one.suspend()
+        try:
+            yield
+        finally:
+            for one in family:
+                one.resume()
+
+    def schedule(self, as_of: str, **more: Any) -> UUID:
+        """Ask for a retraining whose lease is renewed often."""
+        with get_client(sync_client=True) as client:
+            deployment = client.read_deployment_by_name("retrain/tiny").id
+            command = shlex.join([sys.executable, "-P", str(Path(__file__).with_name("short_lease.py"))])
+            given = {"as_of": as_of, "because": "a test", **more}
+            variables = {"command": command}
+            return client.create_flow_run_from_deployment(deployment, parameters=given, job_variables=variables).id
+
+    def state(self, run: UUID) -> State[Any]:
+        """Of a run, as the server knows it."""
+        with get_client(sync_client=True) as client:
+            state = client.read_flow_run(run).state
+        assert state is not None
+        return state
+
+    def tasks(self, run: UUID) -> set[str]:
+        """What a run did, by name."""
+        with get_client(sync_client=True) as client:
+            return {one.name for one in client.read_task_runs(flow_run_filter=FlowRunFilter(id={"any_": [run]}))}
+
+    def wait_for(self, run: UUID, *names: str) -> State[Any]:
+        """Wait until a run's state has one of the names."""
+        until(lambda: self.state(run).name in names, lambda: f"{self.state(run)!r}")
+        return self.state(run)
+
+    def paused(self, stage: str) -> psutil.Process:
+        """Wait until a stage pauses; its process."""
+        wait_for(self.root / "pids.json")
+        (pid,) = json.loads((self.root / "pids.json").read_text())
+        assert json.loads((self.root / "behaviour.json").read_text())[stage] == "pause"
+        return psutil.Process(pid)
+
+    def behave(self, **stages: str) -> None:
+        (self.root / "pids.json").unlink(missing_ok=True)
+        fake_pipeline.behave(self.root, stages)
+
+    @property
+    def leases(self) -> list[Path]:
+        """Those of the concurrency limit, as the server keeps them."""
+        return list((self.services.folder / "prefect" / "concurrency_leases").glob("*-*.json"))
+
+    def let_leases_expire(self) -> None:
+        """As if their time, five minutes, had passed."""
+        (lease,) = self.leases
+        past = "2020-01-01T00:00:00+00:00"
+        lease.write_text(json.dumps(json.loads(lease.read_text()) | {"expiration": past}))
+        index = lease.with_name("expirations.json")
+        index.write_text(json.dumps({lease.stem: past}))
+
+
+def kill(process: psutil.Process) -> None:
+    """With its runs, at once; stages see for themselves that they are alone."""
+    for one in (process, *process.children()):
+        one.kill()
+    process.wait()
+
+
+def gone(process: psutil.Process) -> bool:
+    """Whether it is dead, buried or not."""
+    return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
+
+
+def until(done: Callable[[], bool], found: Callable[[], str] = str, seconds: float = 240) -> None:
+    deadline = time.monotonic() + seconds
+    while not done():
+        assert time.monotonic() < deadline, found()
+        time.sleep(0.2)
+
+
+SHORT = {
+    "PREFECT_SERVER_API_AUTH_STRING": AUTH,
+    "PREFECT_WORKER_QUERY_SECONDS": "1",
+    "PREFECT_WORKER_HEARTBEAT_SECONDS": "1",
+    "PREFECT_SERVER_SERVICES_REPOSSESSOR_LOOP_SECONDS": "1",
+    "PREFECT_SERVER_DEPLOYMENTS_CONCURRENCY_SLOT_WAIT_SECONDS": "1",
+}
+
+
+@pytest.fixture(scope="module")
+def up(tmp_path_factory: pytest.TempPathFactory, sink: tuple[str, list[Any]]) -> Iterator[Up]:
+    """A project after `assay up`; `assay down` leaves nothing of it."""
+    root = retrain_world.make(tmp_path_factory.mktemp("services") / "project")
     (root / "params.yaml").write_text(f"{retrain_world.PARAMS}retrain: {{notify: [custom-webhook/ops]}}\n")
     fake_pipeline.commit(root)
     port = free_port()
-    more = {"PREFECT_SERVER_API_AUTH_STRING": AUTH, "PREFECT_WORKER_QUERY_SECONDS": "1"}
     family: list[psutil.Process] = []
     try:
-        said = fake_pipeline.run(root, "assay", "up", "--port", str(port), **more).stdout
-        pids = [one["pid"] for one in Services(root).running()["processes"]]
-        family = [one for pid in pids for one in (psutil.Process(pid), *psutil.Process(pid).children(recursive=True))]
-        assert f"UI: http://127.0.0.1:{port}\n" in said
-        assert "deployment: retrain/tiny" in said
-        assert len(pids) == 2
-        with pytest.raises(urllib.error.HTTPError, match="401"):  # who does not know the password is told nothing
-            urllib.request.urlopen(f"http://127.0.0.1:{port}/api/admin/version", timeout=10)
-        with temporary_settings({PREFECT_API_URL: f"http://127.0.0.1:{port}/api", PREFECT_API_AUTH_STRING: AUTH}):
+        said = fake_pipeline.run(root, "assay", "up", "--port", str(port), **SHORT).stdout
+        up = Up(root, port, said, sink[1])
+        with temporary_settings({PREFECT_API_URL: up.url, PREFECT_API_AUTH_STRING: AUTH}):
             hook = {"subject": "{{subject}}", "body": "{{body}}"}
             CustomWebhookNotificationBlock(name="ops", url=sink[0], json_data=hook).save("ops")
-            with get_client(sync_client=True) as client:
-                (automation,) = client.request("POST", "/automations/filter", json={}).json()
-        assert automation["trigger"]["expect"] == ["assay.drift"]
-        assert automation["trigger"]["match"] == {"prefect.resource.id": "assay.model.tiny"}
-        command = ["deployment", "run", "retrain/tiny", "--param", "as_of=2020-02-01", "--watch"]
-        url = {"PREFECT_API_URL": f"http://127.0.0.1:{port}/api", "PREFECT_API_AUTH_STRING": AUTH}
-        watched = fake_pipeline.run(root, "prefect", *command, **url)
-        assert "Accepted" in watched.stdout or "Completed" in watched.stdout
-        (path,) = (root / "artifacts/runs/retrain").glob("*/record.json")
-        record = files.read_json(path)
-        assert record["word"] == "ACCEPTED"
-        (message,) = sink[1]
-        assert message["subject"] == "Assay: tiny: a version waits for its promotion"
-        assert f"next:   assay promote tiny {record['version']} --to staging" in message["body"]
+            yield up
+        family = up.services.family()
     finally:
-        ended = fake_pipeline.run(root, "assay", "down", **more).stdout
+        ended = fake_pipeline.run(root, "assay", "down", **SHORT).stdout
     assert ended.count("ended") == 2
     assert not [one for one in family if one.is_running() and one.status() != psutil.STATUS_ZOMBIE]
+
+
+def test_up_runs_a_scheduled_retraining(up: Up) -> None:
+    assert f"UI: http://127.0.0.1:{up.port}\n" in up.said
+    assert "deployment: retrain/tiny" in up.said
+    assert len(up.services.running()["processes"]) == 2
+    with pytest.raises(urllib.error.HTTPError, match="401"):  # who does not know the password is told nothing
+        urllib.request.urlopen(f"{up.url}/admin/version", timeout=10)
+    with get_client(sync_client=True) as client:
+        (automation,) = client.request("POST", "/automations/filter", json={}).json()
+    assert automation["trigger"]["expect"] == ["assay.drift"]
+    assert automation["trigger"]["match"] == {"prefect.resource.id": "assay.model.tiny"}
+    command = ["deployment", "run", "retrain/tiny", "--param", "as_of=2020-02-01", "--watch"]
+    url = {"PREFECT_API_URL": up.url, "PREFECT_API_AUTH_STRING": AUTH}
+    watched = fake_pipeline.run(up.root, "prefect", *command, **url)
+    assert "Accepted" in watched.stdout or "Completed" in watched.stdout
+    record = records(up.root)[-1]
+    assert record["word"] == "ACCEPTED"
+    message = up.heard[-1]
+    assert message["subject"] == "Assay: tiny: a version waits for its promotion"
+    assert f"next:   assay promote tiny {record['version']} --to staging" in message["body"]
+
+
+def nothing_half_made(up: Up) -> None:
+    assert git(up.root, "status", "--porcelain") == ""
+    assert not left_behind(up.root)
+    versions = [one["version"] for one in records(up.root) if one["word"] == "ACCEPTED"]
+    assert len(set(versions)) == len(versions)
+    assert sorted(path.name for path in (up.root / "dist" / "tiny").glob("[0-9]*-*")) == sorted(versions)
+    assert len(git(up.root, "tag").split()) == len(versions)
+
+
+def test_the_lease_of_a_killed_worker_is_in_nobodys_way(up: Up) -> None:
+    up.behave(compress="pause")
+    dead = up.schedule("2020-02-20")
+    stage = up.paused("compress")
+    up.anew("worker")
+    until(lambda: gone(stage))
+    up.behave()
+    after = up.schedule("2020-02-20")
+    up.wait_for(after, "AwaitingConcurrencySlot")  # nobody told the server of the kill
+    assert up.state(dead).name == "Running"
+    up.let_leases_expire()
+    up.wait_for(after, "Accepted")
+    assert "take up" in up.tasks(after)  # which is how people see that the other one ended
+    assert records(up.root)[-1]["as_of"].startswith("2020-02-20")
+    nothing_half_made(up)
+
+
+def test_a_laptop_asleep_and_a_server_started_anew_whose_database_is_locked(
+    up: Up,
+) -> None:
+    up.behave(tune="pause")
+    run = up.schedule("2020-03-05")
+    stage = up.paused("tune")
+    known = len(up.heard)
+    with up.asleep():
+        up.let_leases_expire()
+        up.process("server").resume()  # the first to wake up: else the run renews its lease, and goes on
+        until(lambda: not up.leases)
+    up.wait_for(run, "Crashed")
+    until(lambda: gone(stage))
+    until(lambda: "Assay: tiny: STOPPED" in [one["subject"] for one in up.heard[known:]], lambda: str(up.heard))
+    assert "next:   assay retrain --params params.yaml (it goes on from there)" in str(up.heard[known:])
+    assert git(up.root, "status", "--porcelain") == ""
+
+    up.behave(tune="pause")
+    run = up.schedule("2020-03-05")
+    up.paused("tune")
+    with up.asleep():
+        time.sleep(4)  # the worker's heart has to beat every second, and three are missed
+    up.behave(compress="pause")
+    up.paused("compress")
+    up.anew("server")
+    up.behave(verify="pause")
+    up.paused("verify")
+    with closing(sqlite3.connect(up.services.folder / "prefect.db", isolation_level=None)) as locked:
+        locked.execute("BEGIN EXCLUSIVE")
+        up.behave()  # the stage ends, and its task wants to say so
+        time.sleep(5)
+        locked.execute("ROLLBACK")
+    up.wait_for(run, "Accepted")
+    assert "take up" in up.tasks(run)
+    nothing_half_made(up)
 
 
 @pytest.fixture
