@@ -17,7 +17,9 @@ from prefect.artifacts import create_link_artifact, create_markdown_artifact, cr
 from prefect.events import emit_event
 from prefect.states import Completed
 
+from flows import models
 from flows.monitoring import examine
+from flows.publish import shown
 from flows.run import failed
 from tasks.core.errors import AssayError
 from tasks.monitor import Outcome
@@ -30,7 +32,7 @@ def resource(name: str) -> str:
     return f"assay.model.{name}"
 
 
-@flow(name="monitor", persist_result=False)
+@flow(name="monitor", persist_result=False, on_completion=[models.show], on_failure=[models.show])
 def monitor(params: str = "params.yaml", bundle: str | None = None) -> Any:
     """Judge the newest rows that a model was asked about.
 
@@ -49,7 +51,8 @@ def monitor(params: str = "params.yaml", bundle: str | None = None) -> Any:
         outcome = examine(path, Path(bundle) if bundle else None, lambda found: _ask(found, path))
     except AssayError as error:
         return failed(error)
-    _publish(outcome)
+    with shown("what monitor found"):
+        _publish(outcome)
     return Completed(name=outcome.word, message=outcome.reason, data=outcome)
 
 

@@ -14,6 +14,7 @@ from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import FlowRun
 from prefect.states import Completed, Failed
 
+from flows import models
 from flows.notify import notify
 from flows.pipeline import Pipeline
 from flows.retraining import Wanted, carry_out, error_of, told
@@ -37,7 +38,13 @@ def _again(params: str) -> str:
     return f"assay retrain --params {shlex.quote(params)} (it goes on from there)"
 
 
-@flow(name="retrain", persist_result=False, on_crashed=[_stopped])
+@flow(
+    name="retrain",
+    persist_result=False,
+    on_completion=[models.show],
+    on_failure=[models.show],
+    on_crashed=[_stopped],
+)
 def retrain(
     params: str = "params.yaml", force: bool = False, as_of: str | None = None, because: str | None = None
 ) -> Any:

@@ -20,10 +20,11 @@ from flows import interruptible
 from flows.bundles import export_must_run
 from flows.dvc_driver import Outcome, StageCrashed, StageDone, reproduce
 from flows.pipeline import Pipeline, prepare
-from flows.publish import publish
+from flows.publish import Progress, publish
 from flows.stage_log import Follower, api_logger
 from tasks.core.errors import VERDICT_CODES, AssayError
 from tasks.core.log import log_file
+from tasks.core.settings import STAGES
 
 
 @flow(name="run", persist_result=False)
@@ -52,6 +53,7 @@ def run_stages(
 ) -> dict[str, str]:
     """Every stage as a task of the flow run that is active; see :func:`run` and :func:`flows.dvc_driver.reproduce`."""
     outcomes: dict[str, str] = {}
+    progress = Progress(STAGES if until is None else STAGES[: STAGES.index(until) + 1])
 
     def conduct(stage: str, done: StageDone) -> None:
         attempts: list[Outcome | AssayError] = []
@@ -65,6 +67,7 @@ def run_stages(
         if isinstance(last, AssayError):
             raise last
         outcomes[stage] = last.value
+        progress.ended(stage, last.value)
 
     def forced(stage: str) -> bool:
         return stage == force or (stage == "export" and export_must_run(pipeline))

@@ -1,9 +1,12 @@
 """Fixtures that several files share."""
 
+import json
 import os
 import shutil
 import signal
+import threading
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -108,3 +111,26 @@ def database(postgresql: str, monkeypatch: pytest.MonkeyPatch) -> str:
     address = postgresql_world.fresh(postgresql)
     monkeypatch.setenv("ASSAY_TUNE_STORAGE", address)
     return address
+
+
+@pytest.fixture
+def sink() -> Iterator[tuple[str, list[Any]]]:
+    """A web hook: its address, and what it was told."""
+    heard: list[Any] = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            heard.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+            self.send_response(200)
+            self.end_headers()
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    server = HTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_port}", heard
+    server.shutdown()
+    thread.join()
+    server.server_close()

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import fake_pipeline
 import promote_world
@@ -145,9 +147,12 @@ def answer(client: Any, **said: Any) -> None:
         time.sleep(0.2)
 
 
-def test_an_approver_is_asked_in_prefect(reported: Path, prefect: str) -> None:
+def test_an_approver_is_asked_in_prefect(reported: Path, prefect: str, sink: tuple[str, list[Any]]) -> None:
+    from prefect.blocks.notifications import MattermostWebhook
     from prefect.client.orchestration import get_client
 
+    address = urlsplit(sink[0])
+    MattermostWebhook(hostname=address.hostname, port=address.port, secure=False, token="abc123").save("ops")  # noqa: S106
     version = bundle_of(reported).name
     wanted = {"params": reported / "params.yaml", "audit_report": reported / "report.json"}
     said = promote(Wanted(NAME, version, "staging", **wanted))
@@ -171,6 +176,20 @@ def test_an_approver_is_asked_in_prefect(reported: Path, prefect: str) -> None:
     }  # fmt: skip
     assert {task.state.name for task in tasks} == {"PASS", "FAIL"}
     assert any("bundle" in str(one.data) for one in artifacts)
+    (line,) = json.loads(max((one for one in artifacts if one.key == "assay-models"), key=lambda one: one.created).data)
+    assert (line["model"], line["at prod"]) == (NAME, f"{version}, today")
+    waits, refused, again = (one["text"] for one in sink[1])
+    promotion = f"Assay: tiny: the promotion of {version} to prod"
+    assert f"{promotion} waits for an approval" in waits
+    assert "champion: PASS: " in waits
+    assert f"one of {APPROVER}, bob@example.org, {promote_world.AUTHOR}" in waits
+    (run,) = (run for run in runs if run.state.name == "PromotionRefused")
+    assert f"next:   press Resume at {prefect.removesuffix('/api')}/runs/flow-run/{run.id}, and answer" in waits
+    assert f"assay approve tiny {version} --to prod --params {reported / 'params.yaml'} --key KEY" in waits
+    assert f"{promotion} was refused" in refused
+    assert "somebody else must approve" in refused
+    assert f"next:   assay promote tiny {version} --to prod" in refused
+    assert "waits for an approval" in again
     assert current(reported / "store", NAME, "prod").name == version
     told = files.read_json(max((reported / "artifacts" / "promotions").glob("*.json")))
     assert told["approver"] == f"{APPROVER} (in Prefect)"

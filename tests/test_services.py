@@ -6,16 +6,15 @@ import json
 import os
 import socket
 import subprocess
-import threading
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
-from typing import Any
+from typing import Any, LiteralString
 
 import fake_pipeline
+import postgresql_world
 import psutil
 import pytest
 import retrain_world
@@ -36,35 +35,32 @@ def free_port() -> int:
         return int(listener.getsockname()[1])
 
 
-@pytest.fixture
-def sink() -> Iterator[tuple[str, list[Any]]]:
-    """A web hook: its address, and what it was told."""
-    heard: list[Any] = []
+def asked(database: str, sql: LiteralString) -> list[tuple[Any, ...]]:
+    """What a PostgreSQL database answers."""
+    import psycopg
 
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            heard.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
-            self.send_response(204)
-            self.end_headers()
-
-        def log_message(self, *_: Any) -> None:
-            pass
-
-    server = HTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    yield f"http://127.0.0.1:{server.server_port}", heard
-    server.shutdown()
-    thread.join()
-    server.server_close()
+    with psycopg.connect(database) as connection:
+        return connection.execute(sql).fetchall()
 
 
-def test_up_runs_a_scheduled_retraining_and_down_leaves_nothing(tmp_path: Path, sink: tuple[str, list[Any]]) -> None:
+STATES = "select flow.name, flow_run.state_type::text from flow_run join flow on flow.id = flow_run.flow_id"
+ARTIFACTS = "select key, data from artifact order by created"
+
+
+def test_up_runs_a_scheduled_retraining_as_a_team_has_it_and_down_leaves_nothing(
+    tmp_path: Path, sink: tuple[str, list[Any]], postgresql: str
+) -> None:
+    """The server's runs are kept in PostgreSQL, and it wants a password."""
+    kept = postgresql_world.fresh(postgresql)
     root = retrain_world.make(tmp_path / "project")
     (root / "params.yaml").write_text(f"{retrain_world.PARAMS}retrain: {{notify: [custom-webhook/ops]}}\n")
     fake_pipeline.commit(root)
     port = free_port()
-    more = {"PREFECT_SERVER_API_AUTH_STRING": AUTH, "PREFECT_WORKER_QUERY_SECONDS": "1"}
+    more = {
+        "PREFECT_SERVER_DATABASE_CONNECTION_URL": kept.replace("postgresql://", "postgresql+asyncpg://"),
+        "PREFECT_SERVER_API_AUTH_STRING": AUTH,
+        "PREFECT_WORKER_QUERY_SECONDS": "1",
+    }
     family: list[psutil.Process] = []
     try:
         said = fake_pipeline.run(root, "assay", "up", "--port", str(port), **more).stdout
@@ -95,6 +91,13 @@ def test_up_runs_a_scheduled_retraining_and_down_leaves_nothing(tmp_path: Path, 
     finally:
         ended = fake_pipeline.run(root, "assay", "down", **more).stdout
     assert ended.count("ended") == 2
+    assert ("retrain", "COMPLETED") in asked(kept, STATES)  # the others are on schedule
+    left = dict(asked(kept, ARTIFACTS))
+    assert left["stages"] == 100
+    (line,) = json.loads(left["assay-models"])
+    assert (line["model"], line["newest bundle"]) == ("tiny", record["version"])
+    assert (line["at prod"], line["last retraining"]) == ("-", "ACCEPTED, today")
+    assert not list(root.rglob("prefect.db"))
     assert not [one for one in family if one.is_running() and one.status() != psutil.STATUS_ZOMBIE]
 
 
