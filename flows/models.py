@@ -1,6 +1,6 @@
 """`assay models`: every model of a repository on one page: what serves, how old it is, what was last found of it.
 
-The flows that change it leave it in Prefect as well (:func:`show`).
+The flows that change it leave it in Prefect as well (:func:`show_models`).
 """
 
 from __future__ import annotations
@@ -169,7 +169,7 @@ def page(found: list[Model], now: datetime | None = None) -> str:
     return template.render(heads=heads, lines=lines, when=moment.isoformat(timespec="seconds"))
 
 
-def show(flow: Flow[..., Any], flow_run: FlowRun, state: State[Any]) -> None:  # noqa: ARG001 (Prefect's names)
+def show_models(flow: Flow[..., Any], flow_run: FlowRun, state: State[Any]) -> None:  # noqa: ARG001 (Prefect's names)
     """Hook of a flow with a parameter `params`: the table of its repository as the artifact `assay-models`.
 
     A hook's errors are told in the run's log, and change nothing of the run.

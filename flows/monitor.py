@@ -32,7 +32,7 @@ def resource(name: str) -> str:
     return f"assay.model.{name}"
 
 
-@flow(name="monitor", persist_result=False, on_completion=[models.show], on_failure=[models.show])
+@flow(name="monitor", persist_result=False, on_completion=[models.show_models], on_failure=[models.show_models])
 def monitor(params: str = "params.yaml", bundle: str | None = None) -> Any:
     """Judge the newest rows that a model was asked about.
 

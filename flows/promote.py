@@ -21,6 +21,7 @@ from prefect.flow_runs import pause_flow_run
 from prefect.input import RunInput
 from prefect.runtime import flow_run
 from prefect.states import Completed, Failed
+from prefect.utilities.urls import url_for
 
 from flows import models
 from flows.notify import notify
@@ -45,7 +46,7 @@ class Answer(RunInput):
     """Whether the bundle may serve."""
 
 
-@flow(name="promote", persist_result=False, on_completion=[models.show], on_failure=[models.show])
+@flow(name="promote", persist_result=False, on_completion=[models.show_models], on_failure=[models.show_models])
 def promote(
     name: str,
     version: str,
@@ -138,7 +139,7 @@ def _question(wanted: Wanted, rules: Rules, gates: Iterable[Mapping[str, str]]) 
     lines += [f"{one['gate']}: {one['word']}: {one['reason']}" for one in gates]
     lines += [
         f"It waits {rules.wait_minutes:g} minutes for one of {', '.join(rules.approvers)}.",
-        f"next:   press Resume at {flow_run.ui_url}, and answer",
+        f"next:   press Resume at {url_for('flow-run', flow_run.id)}, and answer",
         f"or:     {_command(wanted, 'approve')} --key KEY --out yes.json && {_command(wanted)} --approval yes.json",
     ]
     return "\n".join(lines)

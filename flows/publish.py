@@ -98,7 +98,8 @@ class Progress:
         share, told = 100 * done / len(self._stages), f"{done} of {len(self._stages)} stages; {last}"
         with shown("the progress"):
             if self._artifact is None:
-                self._artifact = create_progress_artifact(share, key="stages", description=told)
+                made: Any = create_progress_artifact(share, key="stages", description=told)
+                self._artifact = made
             else:
                 update_progress_artifact(self._artifact, share, told)
 

@@ -41,8 +41,8 @@ def _again(params: str) -> str:
 @flow(
     name="retrain",
     persist_result=False,
-    on_completion=[models.show],
-    on_failure=[models.show],
+    on_completion=[models.show_models],
+    on_failure=[models.show_models],
     on_crashed=[_stopped],
 )
 def retrain(

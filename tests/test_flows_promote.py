@@ -23,7 +23,7 @@ from flows.promotion import Wanted, rollback
 from flows.server import TemporaryServer
 from flows.session import promote
 from tasks.core import files
-from tasks.core.errors import PromotionRefused, UsageError
+from tasks.core.errors import MachineError, PromotionRefused, UsageError
 
 
 def tags(root: Path) -> list[str]:
@@ -193,3 +193,17 @@ def test_an_approver_is_asked_in_prefect(reported: Path, prefect: str, sink: tup
     assert current(reported / "store", NAME, "prod").name == version
     told = files.read_json(max((reported / "artifacts" / "promotions").glob("*.json")))
     assert told["approver"] == f"{APPROVER} (in Prefect)"
+
+
+def test_a_machine_that_refuses_is_told_and_a_slip_is_not(promotable: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import flows.promote as conducted
+
+    said: list[tuple[Any, ...]] = []
+    monkeypatch.setattr(conducted, "notify", lambda *told: said.append(told))
+    wanted = Wanted(NAME, "1-ab", "prod", promotable / "params.yaml")
+    for error in (UsageError("a rule", "a slip", "another word"), MachineError("a rule", "a full disk", "make room")):
+        conducted._tell_of(error, wanted)
+    ((blocks, subject, body),) = said
+    assert (list(blocks), subject) == (["mattermost-webhook/ops"], "Assay: tiny: the promotion of 1-ab to prod FAILED")
+    assert "a full disk" in body
+    assert body.endswith(f"next:   assay promote tiny 1-ab --to prod --params {wanted.params} (when that is mended)")

@@ -104,9 +104,7 @@ class TestTwoRuns:
     def test_how_far_a_run_is_is_an_artifact_of_it(self, twice):
         database = twice[0] / "artifacts" / "scratch" / "prefect.db"
         sql = "select data, description, task_run_id from artifact where key = 'stages' order by created"
-        assert query(database, sql) == [
-            ("100.0", f"6 of 6 stages; export: {how}", None) for how in ("ran", "unchanged")
-        ]
+        assert query(database, sql) == [(100, f"6 of 6 stages; export: {how}", None) for how in ("ran", "unchanged")]
 
     def test_nothing_is_left_running_and_dvc_agrees(self, twice):
         root, _ = twice
