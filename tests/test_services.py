@@ -18,10 +18,12 @@ import postgresql_world
 import psutil
 import pytest
 import retrain_world
+from chromium import without_chromium
 from prefect.blocks.notifications import CustomWebhookNotificationBlock
 from prefect.client.orchestration import get_client
 from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, temporary_settings
 from ruamel.yaml import YAML
+from selenium.webdriver.support.ui import WebDriverWait
 
 from flows.services import DEPLOYMENTS, Services
 from tasks.core import files
@@ -47,8 +49,26 @@ STATES = "select flow.name, flow_run.state_type::text from flow_run join flow on
 ARTIFACTS = "select key, data from artifact order by created"
 
 
+def artifact_id(key: str) -> str:
+    """The latest artifact of a key on the server of the settings that are active."""
+    with get_client(sync_client=True) as client:
+        return str(client.request("GET", "/artifacts/{key}/latest", path_params={"key": key}).json()["id"])
+
+
+def ui_shows(browser: Any, address: str, page: str, *words: str) -> None:
+    """The UI, logged in, draws a page with these words in the end; it fetches its data after it was loaded."""
+    browser.get(address)
+    browser.execute_script("localStorage.setItem('prefect-password', btoa(arguments[0]))", AUTH)
+    browser.get(address + page)
+
+    def drawn(driver: Any) -> bool:
+        return all(word in driver.execute_script("return document.body.innerText") for word in words)
+
+    WebDriverWait(browser, 60).until(drawn, f"not all of {words} on {page}")
+
+
 def test_up_runs_a_scheduled_retraining_as_a_team_has_it_and_down_leaves_nothing(
-    tmp_path: Path, sink: tuple[str, list[Any]], postgresql: str
+    tmp_path: Path, sink: tuple[str, list[Any]], postgresql: str, request: pytest.FixtureRequest
 ) -> None:
     """The server's runs are kept in PostgreSQL, and it wants a password."""
     kept = postgresql_world.fresh(postgresql)
@@ -88,6 +108,13 @@ def test_up_runs_a_scheduled_retraining_as_a_team_has_it_and_down_leaves_nothing
         (message,) = sink[1]
         assert message["subject"] == "Assay: tiny: a version waits for its promotion"
         assert f"next:   assay promote tiny {record['version']} --to staging" in message["body"]
+        if not without_chromium.args[0]:
+            with temporary_settings({PREFECT_API_URL: f"http://127.0.0.1:{port}/api", PREFECT_API_AUTH_STRING: AUTH}):
+                page = f"/artifacts/artifact/{artifact_id('retrain')}"
+            browser = request.getfixturevalue("browser")
+            ui_shows(
+                browser, f"http://127.0.0.1:{port}", page, "tiny: ACCEPTED", f"assay promote tiny {record['version']}"
+            )
     finally:
         ended = fake_pipeline.run(root, "assay", "down", **more).stdout
     assert ended.count("ended") == 2
