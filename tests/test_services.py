@@ -50,9 +50,11 @@ ARTIFACTS = "select key, data from artifact order by created"
 
 
 def artifact_id(key: str) -> str:
-    """The latest artifact of a key on the server of the settings that are active."""
+    """The one artifact of a key on the server of the settings that are active."""
     with get_client(sync_client=True) as client:
-        return str(client.request("GET", "/artifacts/{key}/latest", path_params={"key": key}).json()["id"])
+        wanted = {"artifacts": {"key": {"any_": [key]}}}
+        (artifact,) = client.request("POST", "/artifacts/filter", json=wanted).json()
+    return str(artifact["id"])
 
 
 def ui_shows(browser: Any, address: str, page: str, *words: str) -> None:
