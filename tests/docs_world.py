@@ -85,7 +85,7 @@ class Shell:
     def here(self, said: str) -> str:
         """In the names of this world."""
         for name, own in self.names.items():
-            said = re.sub(rf"(?<![\w-]){re.escape(name)}(?![\w-])", lambda _, own=own: own, said)
+            said = re.sub(rf"(?<![\w-]){re.escape(name)}(?![\w-])", own.replace("\\", r"\\"), said)
         return said
 
     def do(self, words: list[str]) -> str:

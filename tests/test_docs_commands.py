@@ -18,7 +18,7 @@ import promote_world
 import pyarrow.parquet as pq
 import pytest
 import retrain_world
-from docs_pages import DIGEST, EVERY, ROOT
+from docs_pages import DIGEST, EVERY, ROOT, blocks, text
 from docs_world import Shell, Step
 from monitor_world import steady
 from prefect.settings import PREFECT_API_URL, temporary_settings
@@ -27,6 +27,7 @@ from ruamel.yaml import YAML
 from deploy import golden
 from flows.server import TemporaryServer
 from tasks.promote.store import FolderStore
+from tasks.validate import suite
 
 # A pipeline: stages that are small scripts, DVC and Prefect as they are.
 
@@ -40,12 +41,16 @@ def lose_an_output(shell: Shell) -> None:
 
 
 def another_folder(shell: Shell) -> None:
-    """A params file of one's own with its data beside it, as `docs/bring-your-own.md` asks for."""
+    """The params file and the suite of `docs/bring-your-own.md`, with data beside them."""
     folder = shell.root / "other"
     folder.mkdir()
-    (folder / "params.yaml").write_text(fake_pipeline.PARAMS.replace("name: tiny", "name: other"))
-    for name in ("rows.csv", "suite.yaml"):
-        shutil.copy(shell.root / name, folder)
+    page = text(ROOT / "docs" / "bring-your-own.md")
+    for name, content in zip(
+        ("params.yaml", "suite.yaml"), (own for kind, own in blocks(page) if kind == "yaml"), strict=True
+    ):
+        (folder / name).write_text(content)
+    (folder / "customers.csv").write_text("plan,months,left\nfree,3,1\n")
+    suite.load(folder / "suite.yaml", {"plan": "string", "months": "int64", "left": "int64"})
 
 
 DVC = (
@@ -80,7 +85,7 @@ def test_a_pipeline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pyte
 
 #: Packages are audited against a list on the network, which a test does not ask: somebody audited them elsewhere.
 AUDITED = ("--audit-report", "report.json")
-TOKEN = "open-sesame-open-sesame"
+WORD = "open-sesame-open-sesame"
 HEADERS = '-H "Authorization: Bearer $TOKEN" -H "Content-Type: application/json"'
 ROWS = '{"columns": {"carrier": ["UA"], "distance": [1400], ...}}'
 CURL = f"curl {HEADERS} -d '{ROWS}' http://127.0.0.1:8080/v2/models/flights/rows"
@@ -100,14 +105,14 @@ def the_key_that_signs(shell: Shell) -> None:
     for ending in ("key", "pub"):
         shutil.copy(shell.home / "keys" / f"assay.{ending}", shell.root / "keys")
     shutil.copy(shell.root / "keys" / "assay.pub", shell.root)
-    (shell.root / "tokens.txt").write_text(f"{TOKEN}\n")
+    (shell.root / "tokens.txt").write_text(f"{WORD}\n")
 
 
 def whole_rows(shell: Shell) -> None:
     """What stands for `...` and `$TOKEN` on the page."""
     bundle = promote_world.bundle_of(shell.root)
     columns = {name: values[:1].ravel().tolist() for name, values in golden.read(bundle)[0].columns.items()}
-    shell.names |= {"$TOKEN": TOKEN, ROWS: json.dumps({"columns": columns})}
+    shell.names |= {"$TOKEN": WORD, ROWS: json.dumps({"columns": columns})}
 
 
 def kept_by_dvc(shell: Shell) -> None:
