@@ -41,20 +41,23 @@ def shown(what: str) -> Iterator[None]:
         print(f"{what} cannot be shown in Prefect: {type(error).__name__}: {error}", file=sys.stderr)
 
 
-def publish(artifacts: Path, stage: str, passed: bool) -> None:
+def publish(artifacts: Path, stage: str, passed: bool, links: bool = True) -> None:
     """Create the artifacts of one stage, for the Prefect task run that is active.
 
     Args:
         artifacts: folder of all stages' outputs.
         stage: the stage's name.
         passed: False for a stage that ended with a verdict against its input: its report is published, too.
+        links: whether its page and its log stay where they are, so that links may lead there.
     """
     with shown(f"what {stage} left"):
         _publish(artifacts, stage, passed)
+        if links:
+            _link(artifacts, stage, passed)
 
 
 def _publish(artifacts: Path, stage: str, passed: bool) -> None:
-    from prefect.artifacts import create_link_artifact, create_markdown_artifact, create_table_artifact
+    from prefect.artifacts import create_markdown_artifact, create_table_artifact
 
     folder = _folder(artifacts, stage, passed)
     if passed and (metrics := files.read_json(artifacts / stage / manifest.NAME)["metrics"]):
@@ -66,9 +69,21 @@ def _publish(artifacts: Path, stage: str, passed: bool) -> None:
     if (verdict := folder / "verdict.json").is_file():
         markdown = verdict_markdown(files.read_json(verdict))
         create_markdown_artifact(markdown, key=f"{stage}-verdict", description=f"Verdict of {stage}")
-    for what, path in (("page", folder / "report.html"), ("log", log_file(artifacts, stage))):
+
+
+def _link(artifacts: Path, stage: str, passed: bool) -> None:
+    page = _folder(artifacts, stage, passed) / "report.html"
+    for what, path in (("page", page), ("log", log_file(artifacts, stage))):
         if path.is_file():
-            create_link_artifact(path.resolve().as_uri(), key=f"{stage}-{what}", link_text=f"{stage}: {path.name}")
+            link(path, f"{stage}-{what}", f"{stage}: {path.name}")
+
+
+def link(path: Path, key: str, text: str) -> None:
+    """A link to a file. No browser follows it from a page of Prefect: its path stands there as well, to be copied."""
+    from prefect.artifacts import create_link_artifact
+
+    there = path.resolve()
+    create_link_artifact(there.as_uri(), key=key, link_text=text, description=f"`{there}`")
 
 
 def _flat(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from prefect import Flow, State, Task, flow, get_run_logger
-from prefect.artifacts import create_link_artifact, create_markdown_artifact, create_table_artifact
+from prefect.artifacts import create_markdown_artifact, create_table_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import FlowRun
 from prefect.states import Completed, Failed
@@ -17,6 +17,7 @@ from prefect.states import Completed, Failed
 from flows import models
 from flows.notify import notify
 from flows.pipeline import Pipeline
+from flows.publish import link
 from flows.retraining import Wanted, carry_out, error_of, told
 from flows.run import failed, run_stages
 from tasks.core.errors import AssayError, UsageError
@@ -92,13 +93,14 @@ def _tell(record: dict[str, Any], blocks: Sequence[str]) -> None:
 
 
 def _leave(record: dict[str, Any]) -> None:
-    """The artifacts of a run: the record in words, what was found in the data, a link to the page."""
+    """The artifacts of a run: the record in words, what was found in the data, links to its page and the stages'."""
     create_markdown_artifact(told(record).replace("\n", "\n\n"), key="retrain", description="What became of it")
     if record.get("findings"):
         create_table_artifact(record["findings"], key="retrain-data", description="Data against the last snapshot")
     if "folder" in record:
-        page = Path(record["folder"]) / "report.html"
-        create_link_artifact(page.resolve().as_uri(), key="retrain-page", link_text=f"retrain: {page.name}")
+        for page in sorted(Path(record["folder"]).glob("*.html")):
+            of = "retrain" if page.stem == "report" else page.stem
+            link(page, f"{of}-page", f"{of}: {page.name}")
 
 
 def _state(record: dict[str, Any]) -> State[Any]:
@@ -109,7 +111,7 @@ def _state(record: dict[str, Any]) -> State[Any]:
 
 
 def _run_stages(pipeline: Pipeline, until: str | None) -> None:
-    run_stages(pipeline, until=until)
+    run_stages(pipeline, until=until, links=False)  # it works in a folder that goes; the pages are kept elsewhere
 
 
 def _as_task(name: str, step: Callable[[], Any]) -> Any:

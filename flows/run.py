@@ -49,9 +49,12 @@ def run(params: str = "params.yaml", force: str | None = None, retries: int = 0)
 
 
 def run_stages(
-    pipeline: Pipeline, force: str | None = None, retries: int = 0, until: str | None = None
+    pipeline: Pipeline, force: str | None = None, retries: int = 0, until: str | None = None, links: bool = True
 ) -> dict[str, str]:
-    """Every stage as a task of the flow run that is active; see :func:`run` and :func:`flows.dvc_driver.reproduce`."""
+    """Every stage as a task of the flow run that is active.
+
+    See :func:`run`, :func:`flows.dvc_driver.reproduce` (``until``) and :func:`flows.publish.publish` (``links``).
+    """
     outcomes: dict[str, str] = {}
     progress = Progress(STAGES if until is None else STAGES[: STAGES.index(until) + 1])
 
@@ -59,7 +62,7 @@ def run_stages(
         attempts: list[Outcome | AssayError] = []
 
         def attempt() -> State[Any]:
-            attempts.append(_attempt(pipeline, stage, done))
+            attempts.append(_attempt(pipeline, stage, done, links))
             return _state(attempts[-1])
 
         _task(stage, attempt, retries)()
@@ -89,7 +92,7 @@ def _task(stage: str, attempt: Callable[[], State[Any]], retries: int) -> Task[[
     )
 
 
-def _attempt(pipeline: Pipeline, stage: str, done: StageDone) -> Outcome | AssayError:
+def _attempt(pipeline: Pipeline, stage: str, done: StageDone, links: bool) -> Outcome | AssayError:
     """Have the stage done, its log lines following it to Prefect; publish what it left."""
     log = log_file(pipeline.artifacts, stage)
     follower, api = Follower(log), api_logger()
@@ -102,11 +105,11 @@ def _attempt(pipeline: Pipeline, stage: str, done: StageDone) -> Outcome | Assay
         outcome = interruptible.run(done, tick)
     except AssayError as error:
         if error.exit_code in VERDICT_CODES:
-            publish(pipeline.artifacts, stage, passed=False)
+            publish(pipeline.artifacts, stage, passed=False, links=links)
         return error
     if outcome is Outcome.UNCHANGED:
         print(f"{stage}: {outcome.value}", file=sys.stderr)
-    publish(pipeline.artifacts, stage, passed=True)
+    publish(pipeline.artifacts, stage, passed=True, links=links)
     return outcome
 
 

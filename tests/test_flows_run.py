@@ -91,11 +91,14 @@ class TestTwoRuns:
 
     def test_metrics_page_verdict_and_logs_are_artifacts(self, twice):
         database = twice[0] / "artifacts" / "scratch" / "prefect.db"
-        data = dict(query(database, "select key, data from artifact where task_run_id is not null"))
+        rows = query(database, "select key, data, description from artifact where task_run_id is not null")
+        data, descriptions = {key: own for key, own, _ in rows}, {key: own for key, _, own in rows}
         assert {f"{stage}-{what}" for stage in STAGES for what in ("metrics", "log")} < set(data)
         assert "tune.rows" in data["tune-metrics"]
         for stage in ("validate", "tune"):
-            assert (twice[0] / "artifacts" / stage / "report.html").as_uri() in data[f"{stage}-page"]
+            page = (twice[0] / "artifacts" / stage / "report.html").resolve()
+            assert page.as_uri() in data[f"{stage}-page"]
+            assert descriptions[f"{stage}-page"] == f"`{page}`"  # to be copied: no browser follows the link
         assert json.loads(json.loads(data["compress-candidates"]))[1] == {
             "name": "int8", "value": 0.8, "size_kib": 3.0, "chosen": True,
         }  # fmt: skip

@@ -47,6 +47,20 @@ def asked(database: str, sql: LiteralString) -> list[tuple[Any, ...]]:
 
 STATES = "select flow.name, flow_run.state_type::text from flow_run join flow on flow.id = flow_run.flow_id"
 ARTIFACTS = "select key, data from artifact order by created"
+LINKS = "select key, description from artifact where key like '%-page' or key like '%-log'"
+
+
+def check_what_is_kept(database: str, record: dict[str, Any]) -> None:
+    """The run and its artifacts are in the server's database, when the server is gone."""
+    assert ("retrain", "COMPLETED") in asked(database, STATES)  # the others are on schedule
+    left = dict(asked(database, ARTIFACTS))
+    assert left["stages"] == 100
+    (line,) = json.loads(left["assay-models"])
+    assert (line["model"], line["newest bundle"]) == ("tiny", record["version"])
+    assert (line["at prod"], line["last retraining"]) == ("-", "ACCEPTED, today")
+    pages = {key: Path(description.strip("`")) for key, description in asked(database, LINKS)}
+    assert set(pages) == {"retrain-page", "validate-page", "tune-page"}
+    assert all(path.is_file() for path in pages.values())  # the folder that it worked in is gone
 
 
 def artifact_id(key: str) -> str:
@@ -120,12 +134,7 @@ def test_up_runs_a_scheduled_retraining_as_a_team_has_it_and_down_leaves_nothing
     finally:
         ended = fake_pipeline.run(root, "assay", "down", **more).stdout
     assert ended.count("ended") == 2
-    assert ("retrain", "COMPLETED") in asked(kept, STATES)  # the others are on schedule
-    left = dict(asked(kept, ARTIFACTS))
-    assert left["stages"] == 100
-    (line,) = json.loads(left["assay-models"])
-    assert (line["model"], line["newest bundle"]) == ("tiny", record["version"])
-    assert (line["at prod"], line["last retraining"]) == ("-", "ACCEPTED, today")
+    check_what_is_kept(kept, record)
     assert not list(root.rglob("prefect.db"))
     assert not [one for one in family if one.is_running() and one.status() != psutil.STATUS_ZOMBIE]
 
