@@ -179,5 +179,6 @@ def show_models(flow: Flow[..., Any], flow_run: FlowRun, state: State[Any]) -> N
     params = Path(flow_run.parameters.get("params", "params.yaml")).absolute()
     repository = next((above for above in params.parents if (above / ".dvc").is_dir()), params.parent)
     heads, rows = table(models(repository))
-    lines = [dict(zip(heads, row, strict=True)) for row in rows]
+    # Prefect takes a cell for Markdown, and draws a lone dash as the dot of a list.
+    lines = [dict(zip(heads, ("none" if cell == _NONE else cell for cell in row), strict=True)) for row in rows]
     create_table_artifact(lines, key="assay-models", description=f"The models of {repository}")

@@ -1,4 +1,4 @@
-"""What a stage leaves in Prefect: tables of its metrics and candidates, its verdict in words, links to page and log.
+"""What a stage leaves in Prefect: metrics, candidates, its verdict in words, drawings, links to its page and log.
 
 Nothing of it changes what became of a run: what cannot be shown has happened all the same (:func:`shown`).
 """
@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID
 
+from flows import pictures
 from tasks.core import files, manifest
 from tasks.core.log import log_file
 from tasks.core.reports import rejected_folder
@@ -69,6 +70,7 @@ def _publish(artifacts: Path, stage: str, passed: bool) -> None:
     if (verdict := folder / "verdict.json").is_file():
         markdown = verdict_markdown(files.read_json(verdict))
         create_markdown_artifact(markdown, key=f"{stage}-verdict", description=f"Verdict of {stage}")
+    draw(folder / "report.html", stage)
 
 
 def _link(artifacts: Path, stage: str, passed: bool) -> None:
@@ -76,6 +78,14 @@ def _link(artifacts: Path, stage: str, passed: bool) -> None:
     for what, path in (("page", page), ("log", log_file(artifacts, stage))):
         if path.is_file():
             link(path, f"{stage}-{what}", f"{stage}: {path.name}")
+
+
+def draw(page: Path, of: str) -> None:
+    """The drawings of a page, if it is there and has any."""
+    from prefect.artifacts import create_markdown_artifact
+
+    if page.is_file() and (drawn := pictures.markdown(page.read_text(encoding="utf-8"))):
+        create_markdown_artifact(drawn, key=f"{of}-drawings", description=f"Drawings of {of}")
 
 
 def link(path: Path, key: str, text: str) -> None:

@@ -17,8 +17,8 @@ from prefect.states import Completed, Failed
 from flows import models
 from flows.notify import notify
 from flows.pipeline import Pipeline
-from flows.publish import link
-from flows.retraining import Wanted, carry_out, error_of, told
+from flows.publish import draw, link
+from flows.retraining import Wanted, carry_out, error_of, told, way_on
 from flows.run import failed, run_stages
 from tasks.core.errors import AssayError, UsageError
 from tasks.core.settings import load
@@ -93,14 +93,23 @@ def _tell(record: dict[str, Any], blocks: Sequence[str]) -> None:
 
 
 def _leave(record: dict[str, Any]) -> None:
-    """The artifacts of a run: the record in words, what was found in the data, links to its page and the stages'."""
-    create_markdown_artifact(told(record).replace("\n", "\n\n"), key="retrain", description="What became of it")
+    """The artifacts of a run: what became of it, what was found in the data, drawings, links to pages."""
+    create_markdown_artifact(_markdown(record), key="retrain", description="What became of it")
     if record.get("findings"):
-        create_table_artifact(record["findings"], key="retrain-data", description="Data against the last snapshot")
+        rows = [{key.replace("_", " "): value for key, value in one.items()} for one in record["findings"]]
+        create_table_artifact(rows, key="retrain-data", description="Data against the last snapshot")
     if "folder" in record:
+        draw(Path(record["folder"], "report.html"), "retrain")
         for page in sorted(Path(record["folder"]).glob("*.html")):
             of = "retrain" if page.stem == "report" else page.stem
             link(page, f"{of}-page", f"{of}: {page.name}")
+
+
+def _markdown(record: dict[str, Any]) -> str:
+    """A record as Markdown: word and reason, then a block of what a person may copy."""
+    block = "\n".join(["```", *way_on(record), "```"])
+    reason = record["reason"].replace("\n", "\n\n")
+    return f"## {record['name']}: {record['word']}\n\n{reason}\n\n{block}\n"
 
 
 def _state(record: dict[str, Any]) -> State[Any]:

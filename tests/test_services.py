@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import socket
@@ -23,6 +24,7 @@ from prefect.blocks.notifications import CustomWebhookNotificationBlock
 from prefect.client.orchestration import get_client
 from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, temporary_settings
 from ruamel.yaml import YAML
+from selenium.common.exceptions import TimeoutException
 from selenium.webdriver.support.ui import WebDriverWait
 
 from flows.services import DEPLOYMENTS, Services
@@ -57,7 +59,7 @@ def check_what_is_kept(database: str, record: dict[str, Any]) -> None:
     assert left["stages"] == 100
     (line,) = json.loads(left["assay-models"])
     assert (line["model"], line["newest bundle"]) == ("tiny", record["version"])
-    assert (line["at prod"], line["last retraining"]) == ("-", "ACCEPTED, today")
+    assert (line["at prod"], line["last retraining"]) == ("none", "ACCEPTED, today")
     pages = {key: Path(description.strip("`")) for key, description in asked(database, LINKS)}
     assert set(pages) == {"retrain-page", "validate-page", "tune-page"}
     assert all(path.is_file() for path in pages.values())  # the folder that it worked in is gone
@@ -71,16 +73,28 @@ def artifact_id(key: str) -> str:
     return str(artifact["id"])
 
 
-def ui_shows(browser: Any, address: str, page: str, *words: str) -> None:
-    """The UI, logged in, draws a page with these words in the end; it fetches its data after it was loaded."""
+def check_the_ui(browser: Any, address: str, version: str) -> None:
+    """A person who is logged in finds the verdict, the next command and the drawings there."""
     browser.get(address)
     browser.execute_script("localStorage.setItem('prefect-password', btoa(arguments[0]))", AUTH)
-    browser.get(address + page)
+    promote, texts = f"assay promote tiny {version} --to staging", "return document.body.innerText"
+    ui_shows(browser, address, "retrain", texts, lambda text: "tiny: ACCEPTED" in text and promote in text)
+    widths = "return [...document.querySelectorAll('img')].map(image => image.naturalWidth)"
+    ui_shows(browser, address, "retrain-drawings", widths, lambda found: found == [640, 640])
+
+
+def ui_shows(browser: Any, address: str, key: str, script: str, wanted: Callable[[Any], bool]) -> None:
+    """What a script finds on an artifact's page, in the end: it fetches its data after it was loaded."""
+    browser.get(f"{address}/artifacts/artifact/{artifact_id(key)}")
+    found: list[Any] = []
 
     def drawn(driver: Any) -> bool:
-        return all(word in driver.execute_script("return document.body.innerText") for word in words)
+        found.append(driver.execute_script(script))
+        return wanted(found[-1])
 
-    WebDriverWait(browser, 60).until(drawn, f"not all of {words} on {page}")
+    with contextlib.suppress(TimeoutException):
+        WebDriverWait(browser, 60).until(drawn)
+    assert wanted(found[-1]), f"{key}: {found[-1]}"
 
 
 def test_up_runs_a_scheduled_retraining_as_a_team_has_it_and_down_leaves_nothing(
@@ -126,11 +140,7 @@ def test_up_runs_a_scheduled_retraining_as_a_team_has_it_and_down_leaves_nothing
         assert f"next:   assay promote tiny {record['version']} --to staging" in message["body"]
         if not without_chromium.args[0]:
             with temporary_settings({PREFECT_API_URL: f"http://127.0.0.1:{port}/api", PREFECT_API_AUTH_STRING: AUTH}):
-                page = f"/artifacts/artifact/{artifact_id('retrain')}"
-            browser = request.getfixturevalue("browser")
-            ui_shows(
-                browser, f"http://127.0.0.1:{port}", page, "tiny: ACCEPTED", f"assay promote tiny {record['version']}"
-            )
+                check_the_ui(request.getfixturevalue("browser"), f"http://127.0.0.1:{port}", record["version"])
     finally:
         ended = fake_pipeline.run(root, "assay", "down", **more).stdout
     assert ended.count("ended") == 2
