@@ -107,7 +107,8 @@ def _leave(record: dict[str, Any]) -> None:
 
 def _markdown(record: dict[str, Any]) -> str:
     """A record as Markdown: word and reason, then a block of what a person may copy."""
-    block = "\n".join(["```", *way_on(record), "```"])
+    lines = way_on(record)
+    block = "\n".join(["```", *lines, "```"]) if lines else ""
     reason = record["reason"].replace("\n", "\n\n")
     return f"## {record['name']}: {record['word']}\n\n{reason}\n\n{block}\n"
 
