@@ -13,11 +13,13 @@ from typing import Any
 from uuid import NAMESPACE_URL, uuid5
 
 from prefect import flow
-from prefect.artifacts import create_link_artifact, create_markdown_artifact, create_table_artifact
+from prefect.artifacts import create_markdown_artifact, create_table_artifact
 from prefect.events import emit_event
 from prefect.states import Completed
 
+from flows import models
 from flows.monitoring import examine
+from flows.publish import link, shown
 from flows.run import failed
 from tasks.core.errors import AssayError
 from tasks.monitor import Outcome
@@ -30,7 +32,7 @@ def resource(name: str) -> str:
     return f"assay.model.{name}"
 
 
-@flow(name="monitor", persist_result=False)
+@flow(name="monitor", persist_result=False, on_completion=[models.show_models], on_failure=[models.show_models])
 def monitor(params: str = "params.yaml", bundle: str | None = None) -> Any:
     """Judge the newest rows that a model was asked about.
 
@@ -49,7 +51,8 @@ def monitor(params: str = "params.yaml", bundle: str | None = None) -> Any:
         outcome = examine(path, Path(bundle) if bundle else None, lambda found: _ask(found, path))
     except AssayError as error:
         return failed(error)
-    _publish(outcome)
+    with shown("what monitor found"):
+        _publish(outcome)
     return Completed(name=outcome.word, message=outcome.reason, data=outcome)
 
 
@@ -71,12 +74,12 @@ def _ask(outcome: Outcome, params: Path) -> None:
 
 
 def _publish(outcome: Outcome) -> None:
-    told, page = outcome.told, (outcome.folder / "report.html").resolve().as_uri()
+    told = outcome.told
     notes = "\n".join(f"- {note}" for note in told["notes"])
     create_markdown_artifact(
         f"## {outcome.word}\n\n{outcome.reason}\n\n{notes}\n", key="monitor", description=f"Drift of {told['name']}"
     )
-    create_link_artifact(page, key="monitor-page", link_text="monitor: report.html")
+    link(outcome.folder / "report.html", "monitor-page", "monitor: report.html")
     if told["spreads"]:
         names = ("name", "psi", "ks", "p", "drifted")
         rows: list[dict[str, Any]] = [{name: one[name] for name in names} for one in told["spreads"]]

@@ -7,9 +7,10 @@ promote.serve(name="promote")
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 from prefect import State, Task, flow
@@ -18,12 +19,18 @@ from prefect.cache_policies import NO_CACHE
 from prefect.exceptions import FlowPauseTimeout
 from prefect.flow_runs import pause_flow_run
 from prefect.input import RunInput
+from prefect.runtime import flow_run
 from prefect.states import Completed, Failed
+from prefect.utilities.urls import url_for
 
+from flows import models
+from flows.notify import notify
 from flows.promotion import Wanted, carry_out
+from flows.publish import shown
 from flows.run import failed
-from tasks.core.errors import AssayError
+from tasks.core.errors import AssayError, MachineError, PromotionRefused, UsageError
 from tasks.core.settings import Approval as Rules
+from tasks.core.settings import load
 from tasks.promote import Gate, Said
 from tasks.promote.approval import Approval, until
 
@@ -39,7 +46,7 @@ class Answer(RunInput):
     """Whether the bundle may serve."""
 
 
-@flow(name="promote", persist_result=False)
+@flow(name="promote", persist_result=False, on_completion=[models.show_models], on_failure=[models.show_models])
 def promote(
     name: str,
     version: str,
@@ -79,13 +86,23 @@ def promote(
         return said
 
     paths = (Path(one) if one else None for one in (approve_with, approval, audit_report))
+    wanted = Wanted(name, version, to, Path(params), reason, force, *paths)
+
+    def ask(wished: Approval, rules: Rules) -> Approval | None:
+        _tell(wanted, "waits for an approval", _question(wanted, rules, rows))
+        return _ask(wished, rules)
+
     try:
-        return carry_out(Wanted(name, version, to, Path(params), reason, force, *paths), conduct, _ask)
-    except AssayError as error:
-        return failed(error)
+        return carry_out(wanted, conduct, ask)
+    except Exception as error:
+        _tell_of(error, wanted)
+        if isinstance(error, AssayError):
+            return failed(error)
+        raise
     finally:
         if rows:
-            create_table_artifact(rows, key="promotion", description=f"Gates of {name} {version} for {to}")
+            with shown("what the gates said"):
+                create_table_artifact(rows, key="promotion", description=f"Gates of {name} {version} for {to}")
 
 
 def _as_task(gate: Gate, answer: Callable[[Gate], Said]) -> Said:
@@ -100,6 +117,37 @@ def _as_task(gate: Gate, answer: Callable[[Gate], Said]) -> Said:
     task = Task(ask, name=gate.name, task_run_name=gate.name, persist_result=False, cache_policy=NO_CACHE)
     task(return_state=True)
     return found[0]
+
+
+def _tell_of(error: Exception, wanted: Wanted) -> None:
+    """Tell of a promotion that did not end well, but not of a slip: whoever asked for it reads that, and mends it."""
+    if isinstance(error, UsageError) and not isinstance(error, MachineError):
+        return
+    what = "was refused" if isinstance(error, PromotionRefused) else "FAILED"
+    _tell(wanted, what, f"{error}\nnext:   {_command(wanted)} (when that is mended)")
+
+
+def _tell(wanted: Wanted, what: str, body: str) -> None:
+    """Tell those whom `retrain.notify` names what became of a promotion."""
+    subject = f"Assay: {wanted.name}: the promotion of {wanted.version} to {wanted.stage} {what}"
+    notify(load(wanted.params).retrain.notify, subject, body)
+
+
+def _question(wanted: Wanted, rules: Rules, gates: Iterable[Mapping[str, str]]) -> str:
+    """What an approver has to know: what the gates said, why it is wanted, how to answer."""
+    lines = [f"why: {wanted.reason}"] if wanted.reason else []
+    lines += [f"{one['gate']}: {one['word']}: {one['reason']}" for one in gates]
+    lines += [
+        f"It waits {rules.wait_minutes:g} minutes for one of {', '.join(rules.approvers)}.",
+        f"next:   press Resume at {url_for('flow-run', flow_run.id)}, and answer",
+        f"or:     {_command(wanted, 'approve')} --key KEY --out yes.json && {_command(wanted)} --approval yes.json",
+    ]
+    return "\n".join(lines)
+
+
+def _command(wanted: Wanted, word: str = "promote") -> str:
+    params = quote(str(wanted.params))
+    return f"assay {word} {wanted.name} {wanted.version} --to {wanted.stage} --params {params}"
 
 
 def _ask(wanted: Approval, rules: Rules) -> Approval | None:

@@ -9,14 +9,16 @@ from pathlib import Path
 from typing import Any
 
 from prefect import Flow, State, Task, flow, get_run_logger
-from prefect.artifacts import create_link_artifact, create_markdown_artifact, create_table_artifact
+from prefect.artifacts import create_markdown_artifact, create_table_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import FlowRun
 from prefect.states import Completed, Failed
 
+from flows import models
 from flows.notify import notify
 from flows.pipeline import Pipeline
-from flows.retraining import Wanted, carry_out, error_of, told
+from flows.publish import draw, link
+from flows.retraining import Wanted, carry_out, error_of, told, way_on
 from flows.run import failed, run_stages
 from tasks.core.errors import AssayError, UsageError
 from tasks.core.settings import load
@@ -37,7 +39,13 @@ def _again(params: str) -> str:
     return f"assay retrain --params {shlex.quote(params)} (it goes on from there)"
 
 
-@flow(name="retrain", persist_result=False, on_crashed=[_stopped])
+@flow(
+    name="retrain",
+    persist_result=False,
+    on_completion=[models.show_models],
+    on_failure=[models.show_models],
+    on_crashed=[_stopped],
+)
 def retrain(
     params: str = "params.yaml", force: bool = False, as_of: str | None = None, because: str | None = None
 ) -> Any:
@@ -85,13 +93,24 @@ def _tell(record: dict[str, Any], blocks: Sequence[str]) -> None:
 
 
 def _leave(record: dict[str, Any]) -> None:
-    """The artifacts of a run: the record in words, what was found in the data, a link to the page."""
-    create_markdown_artifact(told(record).replace("\n", "\n\n"), key="retrain", description="What became of it")
+    """The artifacts of a run: what became of it, what was found in the data, drawings, links to pages."""
+    create_markdown_artifact(_markdown(record), key="retrain", description="What became of it")
     if record.get("findings"):
-        create_table_artifact(record["findings"], key="retrain-data", description="Data against the last snapshot")
+        rows = [{key.replace("_", " "): value for key, value in one.items()} for one in record["findings"]]
+        create_table_artifact(rows, key="retrain-data", description="Data against the last snapshot")
     if "folder" in record:
-        page = Path(record["folder"]) / "report.html"
-        create_link_artifact(page.resolve().as_uri(), key="retrain-page", link_text=f"retrain: {page.name}")
+        draw(Path(record["folder"], "report.html"), "retrain")
+        for page in sorted(Path(record["folder"]).glob("*.html")):
+            of = "retrain" if page.stem == "report" else page.stem
+            link(page, f"{of}-page", f"{of}: {page.name}")
+
+
+def _markdown(record: dict[str, Any]) -> str:
+    """A record as Markdown: word and reason, then a block of what a person may copy."""
+    lines = way_on(record)
+    block = "\n".join(["```", *lines, "```"]) if lines else ""
+    reason = record["reason"].replace("\n", "\n\n")
+    return f"## {record['name']}: {record['word']}\n\n{reason}\n\n{block}\n"
 
 
 def _state(record: dict[str, Any]) -> State[Any]:
@@ -102,7 +121,7 @@ def _state(record: dict[str, Any]) -> State[Any]:
 
 
 def _run_stages(pipeline: Pipeline, until: str | None) -> None:
-    run_stages(pipeline, until=until)
+    run_stages(pipeline, until=until, links=False)  # it works in a folder that goes; the pages are kept elsewhere
 
 
 def _as_task(name: str, step: Callable[[], Any]) -> Any:

@@ -62,10 +62,13 @@ def plain(wanted: Wanted) -> dict[str, Any]:
 
 def told(record: Mapping[str, Any]) -> str:
     """A record in a few lines: what happened, why, and the command to run next."""
-    lines = [f"{record['name']}: {record['word']}: {record['reason']}"]
-    if "folder" in record:
-        lines.append(f"report: {Path(record['folder']) / 'report.html'}")
-    return "\n".join([*lines, *(f"next:   {one}" for one in record.get("next", ()))])
+    return "\n".join([f"{record['name']}: {record['word']}: {record['reason']}", *way_on(record)])
+
+
+def way_on(record: Mapping[str, Any]) -> list[str]:
+    """The last of these lines: where the report is, what to run next."""
+    report = [f"report: {Path(record['folder']) / 'report.html'}"] if "folder" in record else []
+    return [*report, *(f"next:   {one}" for one in record.get("next", ()))]
 
 
 def error_of(record: Mapping[str, Any]) -> AssayError | None:

@@ -20,10 +20,11 @@ from flows import interruptible
 from flows.bundles import export_must_run
 from flows.dvc_driver import Outcome, StageCrashed, StageDone, reproduce
 from flows.pipeline import Pipeline, prepare
-from flows.publish import publish
+from flows.publish import Progress, publish
 from flows.stage_log import Follower, api_logger
 from tasks.core.errors import VERDICT_CODES, AssayError
 from tasks.core.log import log_file
+from tasks.core.settings import STAGES
 
 
 @flow(name="run", persist_result=False)
@@ -48,16 +49,20 @@ def run(params: str = "params.yaml", force: str | None = None, retries: int = 0)
 
 
 def run_stages(
-    pipeline: Pipeline, force: str | None = None, retries: int = 0, until: str | None = None
+    pipeline: Pipeline, force: str | None = None, retries: int = 0, until: str | None = None, links: bool = True
 ) -> dict[str, str]:
-    """Every stage as a task of the flow run that is active; see :func:`run` and :func:`flows.dvc_driver.reproduce`."""
+    """Every stage as a task of the flow run that is active.
+
+    See :func:`run`, :func:`flows.dvc_driver.reproduce` (``until``) and :func:`flows.publish.publish` (``links``).
+    """
     outcomes: dict[str, str] = {}
+    progress = Progress(STAGES if until is None else STAGES[: STAGES.index(until) + 1])
 
     def conduct(stage: str, done: StageDone) -> None:
         attempts: list[Outcome | AssayError] = []
 
         def attempt() -> State[Any]:
-            attempts.append(_attempt(pipeline, stage, done))
+            attempts.append(_attempt(pipeline, stage, done, links))
             return _state(attempts[-1])
 
         _task(stage, attempt, retries)()
@@ -65,6 +70,7 @@ def run_stages(
         if isinstance(last, AssayError):
             raise last
         outcomes[stage] = last.value
+        progress.ended(stage, last.value)
 
     def forced(stage: str) -> bool:
         return stage == force or (stage == "export" and export_must_run(pipeline))
@@ -86,7 +92,7 @@ def _task(stage: str, attempt: Callable[[], State[Any]], retries: int) -> Task[[
     )
 
 
-def _attempt(pipeline: Pipeline, stage: str, done: StageDone) -> Outcome | AssayError:
+def _attempt(pipeline: Pipeline, stage: str, done: StageDone, links: bool) -> Outcome | AssayError:
     """Have the stage done, its log lines following it to Prefect; publish what it left."""
     log = log_file(pipeline.artifacts, stage)
     follower, api = Follower(log), api_logger()
@@ -99,11 +105,11 @@ def _attempt(pipeline: Pipeline, stage: str, done: StageDone) -> Outcome | Assay
         outcome = interruptible.run(done, tick)
     except AssayError as error:
         if error.exit_code in VERDICT_CODES:
-            publish(pipeline.artifacts, stage, passed=False)
+            publish(pipeline.artifacts, stage, passed=False, links=links)
         return error
     if outcome is Outcome.UNCHANGED:
         print(f"{stage}: {outcome.value}", file=sys.stderr)
-    publish(pipeline.artifacts, stage, passed=True)
+    publish(pipeline.artifacts, stage, passed=True, links=links)
     return outcome
 
 

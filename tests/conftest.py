@@ -13,6 +13,7 @@ import fault_world
 import postgresql_world
 import promote_world
 import pytest
+import web_hook
 import worlds
 from filelock import FileLock
 
@@ -108,3 +109,10 @@ def database(postgresql: str, monkeypatch: pytest.MonkeyPatch) -> str:
     address = postgresql_world.fresh(postgresql)
     monkeypatch.setenv("ASSAY_TUNE_STORAGE", address)
     return address
+
+
+@pytest.fixture
+def sink() -> Iterator[tuple[str, list[Any]]]:
+    """A web hook: its address, and what it was told."""
+    with web_hook.listening() as hook:
+        yield hook

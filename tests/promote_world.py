@@ -93,6 +93,7 @@ def killed_while_moving(store: Path, moment: random.Random, *bundles: Path) -> N
 
 AUTHOR, APPROVER = "tester@example.org", "ann@example.org"
 STAGES = ("ingest", "validate", "tune", "compress", "verify")
+NOTIFY = {"notify": ["mattermost-webhook/ops"]}
 PROMOTE: dict[str, Any] = {
     "public_key": "keys/assay.pub",
     "margin": 0.2,  # 100 fresh rows show no less
@@ -107,7 +108,7 @@ PROMOTE: dict[str, Any] = {
 def project(tiny: Path, root: Path) -> Path:
     """A copy of the tiny world, committed, with keys and one signed bundle."""
     shutil.copytree(tiny, root, ignore=shutil.ignore_patterns("dist"))
-    worlds.write_params(root, {"base": {"artifacts_dir": "artifacts"}, "promote": PROMOTE})
+    worlds.write_params(root, {"base": {"artifacts_dir": "artifacts"}, "promote": PROMOTE, "retrain": NOTIFY})
     (root / ".gitignore").write_text("artifacts/\ndist/\nstore/\nkeys/\n")
     for name in ("dvc.yaml", ".dvc/config", ".dvc/.gitignore"):
         (root / name).parent.mkdir(exist_ok=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import shutil
+import socket
 import time
 from contextlib import redirect_stderr
 from datetime import UTC, datetime, timedelta
@@ -87,3 +88,10 @@ def left_behind(root: Path) -> list[str]:
         + fake_pipeline.git(root, "worktree", "list").splitlines()[1:]
         + [p.name for p in root.glob(".dvc/tmp/retrain-*.json")]
     )
+
+
+def free_port() -> int:
+    """A port that nobody listens on."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])

@@ -1,18 +1,20 @@
-"""What the pages promise exists: commands and their options, settings, files, links; the Chinese README keeps step."""
+"""What the pages promise exists: commands and their options, settings, files, links; the Chinese README keeps step.
+
+Their commands are run by test_docs_commands.
+"""
 
 from __future__ import annotations
 
 import re
-import shlex
-import shutil
 import tomllib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pytest
 import typer.main
+from docs_pages import CHINESE, ELSEWHERE, EVERY, PAGES, README, ROOT, blocks, inline, lines, named, prose, text
 
 from deploy.errors import AssayError
 from deploy.server.__main__ import _parser
@@ -20,45 +22,8 @@ from flows import cli
 from tasks.core import errors, settings
 from tasks.core.settings import STAGES
 
-ROOT = Path(__file__).parent.parent
-README, CHINESE = ROOT / "README.md", ROOT / "README.zh-CN.md"
-PAGES = [README, CHINESE, *sorted((ROOT / "docs").glob("*.md"))]
-ELSEWHERE = [*sorted(ROOT.glob("benchmarks/*/README.md")), ROOT / "examples" / "custom" / "README.md"]
-DIGEST = "0123456789ab"
 #: Programs of others, which are named and not looked into.
 FOREIGN = {"source", "curl", "optuna-dashboard"}
-
-
-def named(path: Path) -> str:
-    return path.relative_to(ROOT).as_posix()
-
-
-def text(path: Path) -> str:
-    return path.read_text(encoding="utf-8")
-
-
-def blocks(page: str) -> list[tuple[str, str]]:
-    """Kind and content of each block of code, in order."""
-    return re.findall(r"^ *```(\w+)\n(.*?)^ *```$", page, re.MULTILINE | re.DOTALL)
-
-
-def prose(page: str) -> str:
-    return re.sub(r"^ *```\w+\n.*?^ *```$", "", page, flags=re.MULTILINE | re.DOTALL)
-
-
-def inline(page: str) -> list[str]:
-    return re.findall(r"`([^`\n]+)`", prose(page))
-
-
-def lines(page: str) -> Iterator[list[str]]:
-    """The words of each command in a page's blocks, without comments."""
-    for kind, block in blocks(page):
-        if kind == "console":
-            joined = block.replace("\\\n", " ").replace("<digest>", DIGEST)
-            yield from (words for line in joined.splitlines() if (words := shlex.split(line, comments=True)))
-
-
-EVERY = [(named(path), words) for path in [*PAGES, ELSEWHERE[-1]] for words in lines(text(path))]
 
 
 @pytest.mark.parametrize(("page", "words"), EVERY, ids=[f"{page}: {' '.join(words)}" for page, words in EVERY])
@@ -193,28 +158,3 @@ def headings(page: str) -> list[str]:
 
 def sections(page: str) -> list[str]:
     return re.split(r"^## ", page, flags=re.MULTILINE)[1:]
-
-
-def test_the_commands_about_a_bundle_do_what_the_pages_say(
-    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """In the order of the page: a key, a signature, a check; then the README's prediction."""
-    (made,) = (path for path in (tiny / "dist" / "tiny").iterdir() if path.is_dir())
-    bundle = shutil.copytree(made, tmp_path / "dist" / made.name)
-    (tmp_path / "rows.csv").write_text("distance,pressure,seats,route,carrier,holiday\n900,1000,50,3,AA,true\n")
-    monkeypatch.chdir(tmp_path)
-    wanted = [*lines(text(ROOT / "docs" / "promotion.md")), *lines(text(README))]
-    quick = [
-        words[1:]
-        for words in wanted
-        if words[:2] in (["assay", one] for one in ("keys", "sign", "verify-bundle", "predict"))
-    ]
-    assert [words[0] for words in quick] == ["keys", "sign", "verify-bundle", "predict"]
-    for words in quick:
-        here = [word.replace(f"dist/flights/1-{DIGEST}", str(bundle)).replace("~", str(tmp_path)) for word in words]
-        monkeypatch.setattr("sys.argv", ["assay", *here])
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-        assert ended.value.code == 0, (words, capsys.readouterr().err)
-    assert "it was signed with the other half of" in capsys.readouterr().out
-    assert len((tmp_path / "predictions.csv").read_text().splitlines()) == 2

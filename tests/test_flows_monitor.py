@@ -90,6 +90,10 @@ def test_every_model_is_a_line_of_one_page(served: Path, monkeypatch: pytest.Mon
         monitor(served / "params.yaml")
     (served / "artifacts" / "verify").mkdir()
     (served / "artifacts" / "verify" / "verdict.json").write_text('{"verdict": "ACCEPT", "reason": "<as good>"}')
+    for when in ("2020-01-01", "2020-01-02"):
+        kept = served / "artifacts" / "runs" / "retrain" / when / "record.json"
+        kept.parent.mkdir(parents=True)
+        kept.write_text(json.dumps({"word": "NOTHING", "when": f"{when}T00:00:00+00:00", "reason": f"as on {when}"}))
     found = {one.name: one for one in models(served)}
     assert list(found) == ["broken", "other", "tiny", "wrong.yaml"]
     heads, rows = table(list(found.values()), datetime(2020, 1, 3, tzinfo=UTC))
@@ -97,7 +101,8 @@ def test_every_model_is_a_line_of_one_page(served: Path, monkeypatch: pytest.Mon
     (bundle,) = (path.name for path in (served / "store" / "tiny").iterdir() if (path / "model.onnx").is_file())
     assert lines["tiny"] == {
         "model": "tiny", "params": "params.yaml", "newest bundle": "-", "at staging": "-",
-        "at prod": f"{bundle}, 2 days ago", "last verdict": "ACCEPT", "last monitor": "DRIFT, today",
+        "at prod": f"{bundle}, 2 days ago", "last verdict": "ACCEPT", "last retraining": "NOTHING, 1 day ago",
+        "last monitor": "DRIFT, today",
     }  # fmt: skip
     assert {*lines["other"].values()} == {"other", "other.yaml", "-"}
     assert "wrong.yaml must follow its schema" in found["wrong.yaml"].problem
@@ -106,7 +111,7 @@ def test_every_model_is_a_line_of_one_page(served: Path, monkeypatch: pytest.Mon
     done = CliRunner().invoke(app, ["models", "--out", "models.html"])
     assert done.exit_code == 0, done.exception
     page = (served / "models.html").read_text()
-    for text in ("4 models, 1 with drift", "&lt;as good&gt;", "drifted in 2 windows in a row"):
+    for text in ("4 models, 1 with drift", "&lt;as good&gt;", "drifted in 2 windows in a row", "as on 2020-01-02"):
         assert text in page
     with pytest.raises(UsageError, match="there is none"):
         models(served / "store")
@@ -124,6 +129,7 @@ def prefect(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 def test_the_flow_asks_for_a_retraining_by_an_event(served: Path, prefect: str) -> None:
     from prefect.client.orchestration import get_client
 
+    (served / "dvc.yaml").write_text("stages: {}\n")
     words = []
     for day in (1, 2):
         pq.write_table(drifted(day), served / "recent.parquet")
@@ -137,7 +143,9 @@ def test_the_flow_asks_for_a_retraining_by_an_event(served: Path, prefect: str) 
         artifacts = client.read_artifacts()
         event = _event(client)
     assert sorted(run.state.name for run in runs) == ["DRIFT", "UsageError", "WATCH"]
-    assert {one.key for one in artifacts} == {"monitor", "monitor-page", "monitor-columns"}
+    assert {one.key for one in artifacts} == {"monitor", "monitor-page", "monitor-columns", "assay-models"}
+    (line,) = json.loads(max((one for one in artifacts if one.key == "assay-models"), key=lambda one: one.created).data)
+    assert (line["model"], line["last monitor"].partition(",")[0]) == ("tiny", "DRIFT")
     assert any("## DRIFT" in str(one.data) for one in artifacts)
     assert event["resource"]["prefect.resource.id"] == "assay.model.tiny"
     payload = event["payload"]

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import fake_pipeline
 import promote_world
@@ -21,7 +23,7 @@ from flows.promotion import Wanted, carry_out, rollback
 from flows.server import TemporaryServer
 from flows.session import promote
 from tasks.core import files
-from tasks.core.errors import PromotionRefused, UsageError
+from tasks.core.errors import MachineError, PromotionRefused, UsageError
 from tasks.promote import Gate, Said
 
 
@@ -167,9 +169,12 @@ def answer(client: Any, **said: Any) -> None:
         time.sleep(0.2)
 
 
-def test_an_approver_is_asked_in_prefect(reported: Path, prefect: str) -> None:
+def test_an_approver_is_asked_in_prefect(reported: Path, prefect: str, sink: tuple[str, list[Any]]) -> None:
+    from prefect.blocks.notifications import MattermostWebhook
     from prefect.client.orchestration import get_client
 
+    address = urlsplit(sink[0])
+    MattermostWebhook(hostname=address.hostname, port=address.port, secure=False, token="abc123").save("ops")  # noqa: S106
     version = bundle_of(reported).name
     wanted = {"params": reported / "params.yaml", "audit_report": reported / "report.json"}
     said = promote(Wanted(NAME, version, "staging", **wanted))
@@ -193,6 +198,34 @@ def test_an_approver_is_asked_in_prefect(reported: Path, prefect: str) -> None:
     }  # fmt: skip
     assert {task.state.name for task in tasks} == {"PASS", "FAIL"}
     assert any("bundle" in str(one.data) for one in artifacts)
+    (line,) = json.loads(max((one for one in artifacts if one.key == "assay-models"), key=lambda one: one.created).data)
+    assert (line["model"], line["at prod"]) == (NAME, f"{version}, today")
+    waits, refused, again = (one["text"] for one in sink[1])
+    promotion = f"Assay: tiny: the promotion of {version} to prod"
+    assert f"{promotion} waits for an approval" in waits
+    assert "champion: PASS: " in waits
+    assert f"one of {APPROVER}, bob@example.org, {promote_world.AUTHOR}" in waits
+    (run,) = (run for run in runs if run.state.name == "PromotionRefused")
+    assert f"next:   press Resume at {prefect.removesuffix('/api')}/runs/flow-run/{run.id}, and answer" in waits
+    assert f"assay approve tiny {version} --to prod --params {reported / 'params.yaml'} --key KEY" in waits
+    assert f"{promotion} was refused" in refused
+    assert "somebody else must approve" in refused
+    assert f"next:   assay promote tiny {version} --to prod" in refused
+    assert "waits for an approval" in again
     assert current(reported / "store", NAME, "prod").name == version
     told = files.read_json(max((reported / "artifacts" / "promotions").glob("*.json")))
     assert told["approver"] == f"{APPROVER} (in Prefect)"
+
+
+def test_a_machine_that_refuses_is_told_and_a_slip_is_not(promotable: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import flows.promote as conducted
+
+    said: list[tuple[Any, ...]] = []
+    monkeypatch.setattr(conducted, "notify", lambda *told: said.append(told))
+    wanted = Wanted(NAME, "1-ab", "prod", promotable / "params.yaml")
+    for error in (UsageError("a rule", "a slip", "another word"), MachineError("a rule", "a full disk", "make room")):
+        conducted._tell_of(error, wanted)
+    ((blocks, subject, body),) = said
+    assert (list(blocks), subject) == (["mattermost-webhook/ops"], "Assay: tiny: the promotion of 1-ab to prod FAILED")
+    assert "a full disk" in body
+    assert body.endswith(f"next:   assay promote tiny 1-ab --to prod --params {wanted.params} (when that is mended)")

@@ -91,11 +91,23 @@ class TestTwoRuns:
 
     def test_metrics_page_verdict_and_logs_are_artifacts(self, twice):
         database = twice[0] / "artifacts" / "scratch" / "prefect.db"
-        data = dict(query(database, "select key, data from artifact where task_run_id is not null"))
+        rows = query(database, "select key, data, description from artifact where task_run_id is not null")
+        data, descriptions = {key: own for key, own, _ in rows}, {key: own for key, _, own in rows}
         assert {f"{stage}-{what}" for stage in STAGES for what in ("metrics", "log")} < set(data)
         assert "tune.rows" in data["tune-metrics"]
-        assert (twice[0] / "artifacts" / "validate" / "report.html").as_uri() in data["validate-page"]
+        for stage in ("validate", "tune"):
+            page = (twice[0] / "artifacts" / stage / "report.html").resolve()
+            assert page.as_uri() in data[f"{stage}-page"]
+            assert descriptions[f"{stage}-page"] == f"`{page}`"  # to be copied: no browser follows the link
+        assert json.loads(json.loads(data["compress-candidates"]))[1] == {
+            "name": "int8", "value": 0.8, "size_kib": 3.0, "chosen": True,
+        }  # fmt: skip
         assert "ACCEPT" in data["verify-verdict"]
+
+    def test_how_far_a_run_is_is_an_artifact_of_it(self, twice):
+        database = twice[0] / "artifacts" / "scratch" / "prefect.db"
+        sql = "select data, description, task_run_id from artifact where key = 'stages' order by created"
+        assert query(database, sql) == [(100, f"6 of 6 stages; export: {how}", None) for how in ("ran", "unchanged")]
 
     def test_nothing_is_left_running_and_dvc_agrees(self, twice):
         root, _ = twice
@@ -136,6 +148,20 @@ class TestConfiguredServer:
         data = dict(query(database, "select key, data from artifact order by created"))
         assert "REGRESSION" in data["verify-verdict"]
         assert not (done_project / "artifacts" / "scratch" / "prefect.db").exists()
+
+    def test_what_cannot_be_shown_changes_nothing_and_is_told(self, done_project, database, monkeypatch, capfd):
+        def refuse(*_, **__):
+            raise ConnectionError("no room")
+
+        for kind in ("table", "link", "progress"):
+            monkeypatch.setattr(f"prefect.artifacts.create_{kind}_artifact", refuse)
+        assert conduct(prepare(done_project / "params.yaml"))["export"] == "unchanged"
+        assert query(database, LAST_FLOW) == [("Completed",)]
+        assert query(database, LAST_TASK.format("tune")) == [("Cached", 1)]
+        told = "what tune left cannot be shown in Prefect"
+        assert f"{told}: ConnectionError: no room" in capfd.readouterr().err
+        (logged,) = (text for (text,) in query(database, "select message from log") if text.startswith(told))
+        assert "Traceback" in logged
 
     def test_a_crash_is_retried_if_so_told(self, done_project, database):
         fake_pipeline.behave(done_project, {"tune": "crash once"})

@@ -1,22 +1,25 @@
 """The small parts of a conducted run: stopping, following a log, publishing, summing up, the temporary server."""
 
+import base64
 import logging
 import os
 import subprocess
 import sys
 import time
+import xml.etree.ElementTree as ET
 from pathlib import Path
 
 import psutil
 import pytest
 from filelock import FileLock
 
-from flows import interruptible, publish, summary
+from flows import interruptible, pictures, publish, summary
 from flows.bundles import bundle, export_must_run
 from flows.pipeline import prepare
 from flows.server import TemporaryServer
 from flows.session import conduct
 from flows.stage_log import Follower
+from tasks import retrain
 from tasks.core.errors import MachineError, UsageError
 
 STUBBORN = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print(1, flush=True); time.sleep(60)"
@@ -188,3 +191,22 @@ def test_the_flow_can_be_deployed_from_its_file():
 def test_importing_the_flow_starts_nothing():
     code = "import flows.run, psutil, sys; sys.exit(len(psutil.Process().children()) or 'dvc.repo' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True, env=os.environ | {"DO_NOT_TRACK": "1"})
+
+
+def test_a_pages_drawings_are_pictures_that_need_nothing_else():
+    trials = [{"trial": str(n), "value": str(n / 3), "best": str(n / 3), "state": "complete"} for n in range(3)]
+    candidates = [{"name": "a<b & c", "value": 0.8, "size_kib": 9.0, "chosen": True, "time": 1.0}]
+    record = {"name": "tiny", "word": "ACCEPTED", "reason": "new", "as_of": None, "id": "1", "commit": "c",
+              "when": "now", "next": [], "decision": {"word": "TRAIN", "reason": "new"}}  # fmt: skip
+    nothing = {"before": {}, "metrics": {}, "verdict": None, "checks": [], "code": [], "pages": []}
+    told = {"record": record, "trials": trials, "candidates": candidates, **nothing}
+    found = pictures.markdown(retrain.page(told))
+    captions = found.split("\n\n")[1::2]
+    assert [caption.partition(" by ")[0] for caption in captions] == ["Metric on validation"] * 2
+    drawn = [ET.fromstring(base64.b64decode(one.partition(")")[0])) for one in found.split("base64,")[1:]]  # noqa: S314 (ours)
+    assert [one.get("width") for one in drawn] == ["640"] * 2
+    svg = "{http://www.w3.org/2000/svg}"
+    assert [len(one.findall(f"{svg}circle")) for one in drawn] == [3, 1]
+    assert drawn[1].find(f"{svg}circle/{svg}title").text == "a<b & c: 0.8, 9.0 KiB"
+    assert all("--card" in one.find(f"{svg}style").text for one in drawn)
+    assert pictures.markdown("<p>no drawing</p>") == ""

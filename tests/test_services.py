@@ -5,18 +5,13 @@ from __future__ import annotations
 import json
 import os
 import shlex
-import socket
 import sqlite3
 import subprocess
 import sys
-import threading
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
-from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -25,13 +20,14 @@ import fake_pipeline
 import psutil
 import pytest
 import retrain_world
+import web_hook
 from fake_pipeline import git
 from prefect.blocks.notifications import CustomWebhookNotificationBlock
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import FlowRunFilter
 from prefect.client.schemas.objects import State
 from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, temporary_settings
-from retrain_world import left_behind, records, wait_for
+from retrain_world import free_port, left_behind, records, wait_for
 from ruamel.yaml import YAML
 
 from flows.services import DEPLOYMENTS, Services
@@ -40,42 +36,12 @@ from tasks.core import files
 AUTH = "ann:secret"
 
 
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
-
-
-@pytest.fixture(scope="module")
-def sink() -> Iterator[tuple[str, list[Any]]]:
-    """A web hook: its address, and what it was told."""
-    heard: list[Any] = []
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            heard.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
-            self.send_response(204)
-            self.end_headers()
-
-        def log_message(self, *_: Any) -> None:
-            pass
-
-    server = HTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    yield f"http://127.0.0.1:{server.server_port}", heard
-    server.shutdown()
-    thread.join()
-    server.server_close()
-
-
 @dataclass(frozen=True)
 class Up:
     """A project whose server and worker run, and what a test does to them."""
 
     root: Path
     port: int
-    said: str
     heard: list[Any]
 
     @property
@@ -191,7 +157,7 @@ SHORT = {
 
 
 @pytest.fixture(scope="module")
-def up(tmp_path_factory: pytest.TempPathFactory, sink: tuple[str, list[Any]]) -> Iterator[Up]:
+def up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
     """A project after `assay up`; `assay down` leaves nothing of it."""
     root = retrain_world.make(tmp_path_factory.mktemp("services") / "project")
     (root / "params.yaml").write_text(f"{retrain_world.PARAMS}retrain: {{notify: [custom-webhook/ops]}}\n")
@@ -199,38 +165,18 @@ def up(tmp_path_factory: pytest.TempPathFactory, sink: tuple[str, list[Any]]) ->
     port = free_port()
     family: list[psutil.Process] = []
     try:
-        said = fake_pipeline.run(root, "assay", "up", "--port", str(port), **SHORT).stdout
-        up = Up(root, port, said, sink[1])
-        with temporary_settings({PREFECT_API_URL: up.url, PREFECT_API_AUTH_STRING: AUTH}):
-            hook = {"subject": "{{subject}}", "body": "{{body}}"}
-            CustomWebhookNotificationBlock(name="ops", url=sink[0], json_data=hook).save("ops")
-            yield up
+        fake_pipeline.run(root, "assay", "up", "--port", str(port), **SHORT)
+        with web_hook.listening() as (address, heard):
+            up = Up(root, port, heard)
+            with temporary_settings({PREFECT_API_URL: up.url, PREFECT_API_AUTH_STRING: AUTH}):
+                hook = {"subject": "{{subject}}", "body": "{{body}}"}
+                CustomWebhookNotificationBlock(name="ops", url=address, json_data=hook).save("ops")
+                yield up
         family = up.services.family()
     finally:
         ended = fake_pipeline.run(root, "assay", "down", **SHORT).stdout
     assert ended.count("ended") == 2
     assert not [one for one in family if one.is_running() and one.status() != psutil.STATUS_ZOMBIE]
-
-
-def test_up_runs_a_scheduled_retraining(up: Up) -> None:
-    assert f"UI: http://127.0.0.1:{up.port}\n" in up.said
-    assert "deployment: retrain/tiny" in up.said
-    assert len(up.services.running()["processes"]) == 2
-    with pytest.raises(urllib.error.HTTPError, match="401"):  # who does not know the password is told nothing
-        urllib.request.urlopen(f"{up.url}/admin/version", timeout=10)
-    with get_client(sync_client=True) as client:
-        (automation,) = client.request("POST", "/automations/filter", json={}).json()
-    assert automation["trigger"]["expect"] == ["assay.drift"]
-    assert automation["trigger"]["match"] == {"prefect.resource.id": "assay.model.tiny"}
-    command = ["deployment", "run", "retrain/tiny", "--param", "as_of=2020-02-01", "--watch"]
-    url = {"PREFECT_API_URL": up.url, "PREFECT_API_AUTH_STRING": AUTH}
-    watched = fake_pipeline.run(up.root, "prefect", *command, **url)
-    assert "Accepted" in watched.stdout or "Completed" in watched.stdout
-    record = records(up.root)[-1]
-    assert record["word"] == "ACCEPTED"
-    message = up.heard[-1]
-    assert message["subject"] == "Assay: tiny: a version waits for its promotion"
-    assert f"next:   assay promote tiny {record['version']} --to staging" in message["body"]
 
 
 def nothing_half_made(up: Up) -> None:
@@ -259,9 +205,7 @@ def test_the_lease_of_a_killed_worker_is_in_nobodys_way(up: Up) -> None:
     nothing_half_made(up)
 
 
-def test_a_laptop_asleep_and_a_server_started_anew_whose_database_is_locked(
-    up: Up,
-) -> None:
+def test_a_laptop_asleep_and_a_server_started_anew_whose_database_is_locked(up: Up) -> None:
     up.behave(tune="pause")
     run = up.schedule("2020-03-05")
     stage = up.paused("tune")
