@@ -1,0 +1,112 @@
+"""Tables of a snapshot's columns in DuckDB, which works on disk what its share of memory does not hold."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from tasks.core.errors import MachineError
+from tasks.validate.figures import Figures
+from tasks.validate.snapshot import Mask, Snapshot, as_frame
+
+MEMORY_MIB = 1024
+
+
+class OnDisk:
+    """Tables of the columns that a check reads, in a DuckDB file that is removed after use.
+
+    Args:
+        scratch: a folder for it, and for what DuckDB writes when memory does not suffice.
+    """
+
+    def __init__(self, scratch: Path) -> None:
+        self._scratch = scratch
+
+    @contextmanager
+    def table(
+        self, snapshot: Snapshot, columns: Sequence[str], keep: Mask | None, condition: str | None
+    ) -> Iterator[Figures]:
+        """A table of some columns.
+
+        Args:
+            snapshot: the rows.
+            columns: names.
+            keep: bool [rows], the rows to take; None takes all.
+            condition: takes only those of them that it holds for, in the words of ``DataFrame.query``.
+
+        Raises:
+            MachineError: if the disk or DuckDB's memory does not suffice.
+        """
+        with self._connected() as connection:
+            _fill(connection, snapshot, columns, keep, condition)
+            yield Figures(connection, columns, [snapshot.schema().field(name).type for name in columns])
+
+    def distinct(self, snapshot: Snapshot, column: str) -> int:
+        """Number of distinct values of a column, without null and NaN."""
+        with self._connected() as connection:
+            _fill(connection, snapshot, (column,), None, None)
+            return Figures(connection, (column,), ()).distinct()
+
+    @contextmanager
+    def _connected(self) -> Iterator[Any]:
+        import duckdb
+
+        self._scratch.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=self._scratch, prefix="duckdb-") as folder:
+            options = {
+                "memory_limit": f"{MEMORY_MIB}MiB",
+                "temp_directory": folder,
+                "preserve_insertion_order": "false",
+                "autoinstall_known_extensions": "false",
+            }
+            try:
+                with duckdb.connect(str(Path(folder) / "rows.duckdb"), config=options) as connection:
+                    yield connection
+            except (duckdb.OutOfMemoryException, duckdb.IOException) as error:
+                raise MachineError(
+                    "validate.engine: duckdb needs room on the disk for columns that do not fit into memory",
+                    f"{self._scratch}: {' '.join(str(error).split())}",
+                    "free some space, or set base.artifacts_dir to a larger disk",
+                ) from error
+
+
+def _fill(
+    connection: Any, snapshot: Snapshot, columns: Sequence[str], keep: Mask | None, condition: str | None
+) -> None:
+    """Make the table ``rows``: ``row`` (the row's number in the snapshot), then ``c0``, ``c1``, ... for the columns.
+
+    The columns have the types that a frame would have; what pandas takes as missing (NaN) is null.
+    """
+    import pyarrow as pa
+
+    kinds = snapshot.kinds(columns, keep)
+    types = [_type(snapshot, name, kinds) for name in columns]
+    schema = pa.schema([("row", pa.int64()), *((f"c{place}", kind) for place, kind in enumerate(types))])
+
+    def batches() -> Iterator[Any]:
+        for numbers, table in snapshot.tables(columns, keep):
+            arrays = [table.column(name).cast(kind) for name, kind in zip(columns, types, strict=True)]
+            rows = pa.Table.from_arrays([pa.array(numbers), *arrays], schema=schema)
+            if condition is not None:
+                rows = rows.take(as_frame(table, kinds).query(condition, parser="pandas").index.to_numpy())
+            yield from rows.to_batches()
+
+    values = [
+        f"CASE WHEN isnan({name}) THEN NULL ELSE {name} END AS {name}" if pa.types.is_floating(kind) else name
+        for name, kind in ((f"c{place}", kind) for place, kind in enumerate(types))
+    ]
+    connection.register("source", pa.RecordBatchReader.from_batches(schema, batches()))
+    connection.execute(f"CREATE TABLE rows AS SELECT {', '.join(['row', *values])} FROM source")
+    connection.unregister("source")
+
+
+def _type(snapshot: Snapshot, name: str, kinds: Mapping[str, str]) -> Any:
+    import pyarrow as pa
+
+    if kinds[name] == "float":
+        return pa.float64()
+    kind = snapshot.schema().field(name).type
+    return pa.timestamp("us") if pa.types.is_timestamp(kind) else kind  # DuckDB's own time zones stay out of it
