@@ -25,8 +25,8 @@ pytestmark = needs_duckdb
 
 @pytest.fixture(autouse=True)
 def small_batches(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Batches of a few row groups, so that this small table has many."""
-    monkeypatch.setattr("tasks.validate.snapshot.BATCH_CELLS", 40)
+    """Several batches of this small table."""
+    monkeypatch.setattr("tasks.validate.snapshot.BATCH_CELLS", 700)
 
 
 def table() -> dict[str, list[Any]]:
@@ -43,6 +43,7 @@ def table() -> dict[str, list[Any]]:
         "c": ["zz" if i in (60, 299) else None if i == 8 else "aäb"[i % 3] for i in range(ROWS)],
         'odd "name"': [f"{i}.5" if i != 100 else "word" for i in range(ROWS)],
         "d": ["2020-01-02" if i != 31 else "2 Jan" for i in range(ROWS)],
+        "j": ['{"a": 1}' if i != 200 else "{}" for i in range(ROWS)],
         "b": [None if i == 9 else i % 3 == 0 for i in range(ROWS)],
         "g": [f"group {i // 5}" for i in range(ROWS)],
         "p": [("train", "train", "validation", "test")[i // 5 % 4] for i in range(ROWS)],
@@ -75,7 +76,7 @@ CHECKS = [
     check("column_values_to_match_strftime_format", column="d", strftime_format="%Y-%m-%d"),
     check("column_values_to_be_dateutil_parseable", column='odd "name"'),
     check("column_values_to_be_json_parseable", column='odd "name"'),
-    check("column_values_to_match_json_schema", column="d", json_schema={"type": "string"}),
+    check("column_values_to_match_json_schema", column="j", json_schema={"required": ["a"]}),
     check("column_value_lengths_to_equal", column="c", value=1),
     check("column_value_lengths_to_be_between", column="c", max_value=2),
     check("column_pair_values_a_to_be_greater_than_b", column_A="u", column_B="n", or_equal=True),

@@ -152,7 +152,7 @@ class Figures:
         return int(self._scalar(query))
 
     def _scalar(self, query: str) -> Any:
-        return self._connection.sql(query).fetchone()[0]
+        return self._connection.sql(query).fetchall()[0][0]
 
 
 def _share(count: int, of: int) -> float:

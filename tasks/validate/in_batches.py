@@ -17,10 +17,11 @@ import numpy as np
 from tasks.core.log import progress
 from tasks.validate.batchable import ROW_BY_ROW
 from tasks.validate.engine import COUNTS, Engine, Planned, Result, cheap_collection, let_go, verdict
-from tasks.validate.expectations import columns_read
+from tasks.validate.expectations import columns_named, columns_read
 from tasks.validate.in_memory import judged
 from tasks.validate.on_disk import OnDisk
 from tasks.validate.snapshot import Mask, Snapshot
+from tasks.validate.suite import Check, Expectation, NewestRow
 
 
 class InBatches:
@@ -41,13 +42,13 @@ class InBatches:
         """See :class:`~tasks.validate.engine.Judging`."""
         alone = [one for one in planned if one.check.expect in ROW_BY_ROW]
         yield from self._row_by_row(snapshot, alone, keep, most)
-        groups: dict[tuple[Any, ...], list[Planned]] = {}
+        groups: dict[tuple[tuple[str, ...], str | None], list[Planned]] = {}
         for one in planned:
             if one not in alone:
-                key = columns_read(one.check, snapshot.columns), getattr(one.expectation, "row_condition", None)
-                groups.setdefault(key, []).append(one)
+                groups.setdefault(_table_of(one.check), []).append(one)
         for (columns, condition), group in progress(groups.items(), "checking all rows at once", total=len(groups)):
-            with self._disk.table(snapshot, columns, keep, condition) as table:
+            read = columns_read(group[0].check, snapshot.columns)
+            with self._disk.table(snapshot, columns, keep, condition, read) as table:
                 yield from ((one, table.result(self._engine, one, most)) for one in group)
 
     def distinct(self, snapshot: Snapshot, column: str) -> int:
@@ -70,6 +71,13 @@ class InBatches:
                     total.add(result)
                 let_go()
         yield from ((total.planned, total.result()) for total in sums)
+
+
+def _table_of(check: Check) -> tuple[tuple[str, ...], str | None]:
+    """The columns that a check is about, in its order, and the condition of the rows that it looks at."""
+    if isinstance(check, Expectation):
+        return tuple(columns_named(check.expect, check.arguments)), check.arguments.get("row_condition")
+    return (check.column,) if isinstance(check, NewestRow) else (), None
 
 
 class _Sum:

@@ -27,7 +27,12 @@ class OnDisk:
 
     @contextmanager
     def table(
-        self, snapshot: Snapshot, columns: Sequence[str], keep: Mask | None, condition: str | None
+        self,
+        snapshot: Snapshot,
+        columns: Sequence[str],
+        keep: Mask | None = None,
+        condition: str | None = None,
+        read: Sequence[str] = (),
     ) -> Iterator[Figures]:
         """A table of some columns.
 
@@ -36,19 +41,19 @@ class OnDisk:
             columns: names.
             keep: bool [rows], the rows to take; None takes all.
             condition: takes only those of them that it holds for, in the words of ``DataFrame.query``.
+            read: names of the columns that the condition may read.
 
         Raises:
             MachineError: if the disk or DuckDB's memory does not suffice.
         """
         with self._connected() as connection:
-            _fill(connection, snapshot, columns, keep, condition)
+            _fill(connection, snapshot, columns, keep, condition, read)
             yield Figures(connection, columns, [snapshot.schema().field(name).type for name in columns])
 
     def distinct(self, snapshot: Snapshot, column: str) -> int:
         """Number of distinct values of a column, without null and NaN."""
-        with self._connected() as connection:
-            _fill(connection, snapshot, (column,), None, None)
-            return Figures(connection, (column,), ()).distinct()
+        with self.table(snapshot, (column,)) as figures:
+            return figures.distinct()
 
     @contextmanager
     def _connected(self) -> Iterator[Any]:
@@ -74,7 +79,12 @@ class OnDisk:
 
 
 def _fill(
-    connection: Any, snapshot: Snapshot, columns: Sequence[str], keep: Mask | None, condition: str | None
+    connection: Any,
+    snapshot: Snapshot,
+    columns: Sequence[str],
+    keep: Mask | None,
+    condition: str | None,
+    read: Sequence[str],
 ) -> None:
     """Make the table ``rows``: ``row`` (the row's number in the snapshot), then ``c0``, ``c1``, ... for the columns.
 
@@ -82,12 +92,13 @@ def _fill(
     """
     import pyarrow as pa
 
-    kinds = snapshot.kinds(columns, keep)
+    read = list(dict.fromkeys([*columns, *read]))
+    kinds = snapshot.kinds(read, keep)
     types = [_type(snapshot, name, kinds) for name in columns]
     schema = pa.schema([("row", pa.int64()), *((f"c{place}", kind) for place, kind in enumerate(types))])
 
     def batches() -> Iterator[Any]:
-        for numbers, table in snapshot.tables(columns, keep):
+        for numbers, table in snapshot.tables(read, keep):
             arrays = [table.column(name).cast(kind) for name, kind in zip(columns, types, strict=True)]
             rows = pa.Table.from_arrays([pa.array(numbers), *arrays], schema=schema)
             if condition is not None:
