@@ -26,7 +26,7 @@ pytestmark = needs_duckdb
 @pytest.fixture(autouse=True)
 def small_batches(monkeypatch: pytest.MonkeyPatch) -> None:
     """Several batches of this small table."""
-    monkeypatch.setattr("tasks.validate.snapshot.BATCH_CELLS", 700)
+    monkeypatch.setattr("tasks.validate.snapshot.BATCH_BYTES", 8_000)
 
 
 def table() -> dict[str, list[Any]]:

@@ -134,10 +134,11 @@ class Engine:
         Raises:
             AssayError: if Great Expectations names another number of rows than it counted (a bug).
         """
-        details = self._run(frame, {number: expectation}, _ROW_NUMBERS)[0].result
-        rows = np.unique(np.asarray(details.get("unexpected_index_list", []), dtype=np.int64))
+        result = _result(self._run(frame, {number: expectation}, _ROW_NUMBERS)[0])
+        rows = np.unique(np.asarray(result.details.get("unexpected_index_list", []), dtype=np.int64))
         if len(rows) != count:
             found = f"check {number} counted {count} failing rows and named {len(rows)}"
+            found += f": {result.raised}" if result.raised else ""
             raise AssayError("a count of failing rows must agree with the rows", found, "report this as a bug")
         return rows
 

@@ -15,8 +15,8 @@ from tasks.core import files, manifest
 
 #: Integers up to this size are exact as float64.
 _EXACT = 1 << 53
-#: Values of a batch: what is read at once of a table that does not fit into memory.
-BATCH_CELLS = 1 << 22
+#: Bytes that are read at once, about, of a table that does not fit into memory.
+BATCH_BYTES = 32 << 20
 
 Mask = NDArray[np.bool_]
 
@@ -83,13 +83,13 @@ class Snapshot:
             yield frame
 
     def tables(self, columns: Sequence[str], keep: Mask | None = None) -> Iterator[tuple[NDArray[np.int64], Any]]:
-        """Some columns in batches of about :data:`BATCH_CELLS` values: row numbers, and a ``pyarrow.Table``."""
+        """Some columns in batches of about :data:`BATCH_BYTES`: row numbers, and a ``pyarrow.Table``."""
         import pyarrow as pa
 
         waiting: list[tuple[NDArray[np.int64], Any]] = []
         for numbers, table in self._kept_groups(columns, keep):
             waiting.append((numbers, table))
-            if sum(len(numbers) for numbers, _ in waiting) * max(1, len(columns)) >= BATCH_CELLS:
+            if sum(numbers.nbytes + table.nbytes for numbers, table in waiting) >= BATCH_BYTES:
                 yield np.concatenate([n for n, _ in waiting]), pa.concat_tables([t for _, t in waiting])
                 waiting = []
         if waiting:

@@ -1,0 +1,91 @@
+"""A table that does not fit into the memory that the stage's process may have."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from validate_world import make
+
+ROOT = Path(__file__).resolve().parent.parent
+ROWS = 3_000_000
+#: Memory for the rows, beside what the imported libraries take.
+MIB = 400
+
+pytestmark = [
+    pytest.mark.skipif(sys.platform != "linux", reason="the limit of a process's data is Linux's"),
+    pytest.mark.skipif(not importlib.util.find_spec("duckdb"), reason="the extra `duckdb` is not installed"),
+]
+
+CHECKS = [
+    {"expect": "expect_column_values_to_be_unique", "column": "key"},
+    {"expect": "expect_column_values_to_match_regex", "column": "key", "regex": "^key-[0-9]{9}-", "rows": "quarantine"},
+    {"expect": "expect_column_values_to_be_between", "column": "a", "min_value": 0, "rows": "quarantine"},
+    {"expect": "expect_column_median_to_be_between", "column": "b", "min_value": 0.4, "max_value": 0.6},
+    {"expect": "expect_compound_columns_to_be_unique", "column_list": ["key", "b"]},
+    {"expect": "target_balance", "min_share": 0.4},
+]
+
+#: What `python -m tasks validate` does, with so many bytes of data left to it, and DuckDB with a part of them.
+STAGE = f"""
+import resource, sys
+import psutil, great_expectations.expectations.core, pandas, pyarrow.parquet, duckdb
+from tasks.validate import on_disk
+from tasks.__main__ import main
+
+on_disk.MEMORY_MIB = 200
+used = next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmData")) * 1024
+resource.setrlimit(resource.RLIMIT_DATA, (used + {MIB} * 2**20, -1))
+sys.exit(main(["validate", "--params", sys.argv[1]]))
+"""
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three million rows with a key of 60 characters; the columns alone take more than the limit."""
+    root, random = tmp_path_factory.mktemp("large"), np.random.default_rng(0)
+    numbers = pa.array(np.arange(ROWS)).cast(pa.string())
+    padded = pa.compute.utf8_lpad(numbers, 9, "0")
+    key = pa.compute.binary_join_element_wise("key", padded, "x" * 46, "-")
+    a = random.random(ROWS)
+    a[[5, ROWS - 5]] = -1
+    columns = {"key": key, "a": pa.array(a), "y": pa.array(np.arange(ROWS) % 2)}
+    columns |= {name: pa.array(random.random(ROWS)) for name in "bcdefg"}
+    make(root, columns, CHECKS, group_rows=65_536)
+    return root
+
+
+def stage(root: Path, engine: str) -> subprocess.CompletedProcess[str]:
+    params = json.loads((root / "params.yaml").read_text())
+    params["validate"]["engine"] = engine
+    (root / f"{engine}.yaml").write_text(json.dumps(params))
+    command = [sys.executable, "-c", STAGE, str(root / f"{engine}.yaml")]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=300)
+
+
+def test_pandas_says_that_it_does_not_fit_and_names_the_other_engine(world: Path) -> None:
+    ended = stage(world, "pandas")
+    assert ended.returncode == 2, ended.stderr
+    assert "must fit into memory with validate.engine: pandas" in ended.stderr
+    assert "set validate.engine: duckdb" in ended.stderr and "pip install '.[duckdb]'" in ended.stderr
+    assert "Traceback" not in ended.stderr
+    assert not (world / "artifacts/validate").exists()
+
+
+def test_the_whole_stage_goes_through_with_duckdb(world: Path) -> None:
+    ended = stage(world, "duckdb")
+    assert ended.returncode == 0, ended.stderr
+    out = world / "artifacts/validate"
+    rows = {name: pq.read_metadata(out / f"{name}.parquet").num_rows for name in ("train", "validation", "test")}
+    assert sum(rows.values()) == ROWS - 2
+    assert pq.read_table(out / "quarantine.parquet", columns=["row"])["row"].to_pylist() == [5, ROWS - 5]
+    found = json.loads((out / "results.json").read_text())
+    assert found["columns"][0]["distinct"] == ROWS
+    assert {o["outcome"] for o in found["outcomes"] if o["kind"] == "check"} == {"passed", "quarantined"}
