@@ -32,7 +32,10 @@ def small_batches(monkeypatch: pytest.MonkeyPatch) -> None:
 def table() -> dict[str, list[Any]]:
     """Every type, with missing values, NaN, repeats, and values that break the checks below; some only late."""
     random = np.random.default_rng(3)
-    x = [float("nan") if i == 7 else None if i == 250 else float(value) for i, value in enumerate(random.normal(size=ROWS))]
+    x = [
+        float("nan") if i == 7 else None if i == 250 else float(value)
+        for i, value in enumerate(random.normal(size=ROWS))
+    ]
     return {
         "t": [None if i == 20 else moment for i, moment in enumerate(days(ROWS))],
         "x": x,
