@@ -70,6 +70,7 @@ class Judge:
         results = self.judging.validate(self.snapshot, self._planned(_sets_aside), most=most)
         for planned, result in self._told(results):
             self.outcomes[planned.number] = self._set_aside_by(planned, result)
+        self.set_aside = dict(sorted(self.set_aside.items()))  # a row's reasons stand in the suite's order
         mask = np.zeros(self.snapshot.rows, dtype=np.bool_)
         for rows in self.set_aside.values():
             mask[rows] = True
