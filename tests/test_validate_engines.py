@@ -250,7 +250,7 @@ def test_a_disk_that_is_full_is_a_machine_error(tmp_path: Path, monkeypatch: pyt
     def full(*_: object) -> None:
         raise duckdb.IOException("No space left on device")
 
-    monkeypatch.setattr("tasks.validate.on_disk._fill", full)
+    monkeypatch.setattr("tasks.validate.on_disk._source", full)
     params = make(tmp_path, table(), [NOT_NULL, check("column_values_to_be_unique", column="u")], engine="duckdb")
     with pytest.raises(MachineError, match="room on the disk"):
         run(params)

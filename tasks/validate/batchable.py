@@ -43,6 +43,18 @@ _NO_ENGINE = frozenset(
      "expect_table_column_count_to_equal", "expect_table_columns_to_match_ordered_list",
      "expect_table_columns_to_match_set", "newest_row", "target_balance"}
 )  # fmt: skip
+#: Methods of a column that look at one value at a time.
+_OF_ONE_VALUE = frozenset({"isin", "isnull", "isna", "notnull", "notna", "between"})
+#: Beyond those, what `.str` and `.dt` have does too, but for these.
+_OF_ALL_VALUES = frozenset({"cat", "get_dummies", "freq"})
+#: Names that pandas gives to what a frame has beside its columns.
+_OF_A_FRAME = frozenset({"index", "columns", "ilevel_0", "clevel_0"})
+_ENGINE = frozenset(
+    {"expect_column_to_exist", "expect_column_type_to_be", "expect_column_values_to_be_of_type",
+     "expect_column_values_to_be_in_type_list", "expect_table_column_count_to_be_between",
+     "expect_table_column_count_to_equal", "expect_table_columns_to_match_ordered_list",
+     "expect_table_columns_to_match_set", "newest_row", "target_balance"}
+)  # fmt: skip
 #: Methods that look at one value; so do all of ``.str`` and ``.dt``.
 _OF_ONE_VALUE = frozenset({"isin", "isnull", "isna", "notnull", "notna", "between"})
 _ENGINE = "set validate.engine: pandas, which holds the columns of a check in memory"
@@ -61,24 +73,29 @@ def mistakes_in(raw: Any) -> Iterator[Mistake]:
         if condition is not None and not _of_one_row(condition):
             rule = "with validate.engine: duckdb, a condition must look at one row at a time"
             yield Mistake(f"checks.{index}.row_condition", short(condition), rule, f"rewrite it, or {_ENGINE}")
+        if (parser := check.get("condition_parser", "pandas")) != "pandas":
+            rule = "with validate.engine: duckdb, a condition is in the words of pandas"
+            yield Mistake(f"checks.{index}.condition_parser", short(parser), rule, "leave it out")
 
 
 def _of_one_row(condition: Any) -> bool:
-    """Whether a condition, in the words of ``DataFrame.query``, calls nothing that may look at other rows."""
+    """Whether a condition, in the words of ``DataFrame.query``, says nothing that may look at other rows."""
     if not isinstance(condition, str):
         return False
     try:
         tree = ast.parse(re.sub(r"`[^`]*`", "name", condition.strip()), mode="eval")
-    except SyntaxError:
+    except SyntaxError:  # so are variables (@name)
         return False
-    nodes = list(ast.walk(tree))
-    # `index` and variables (@name) are pandas' own, and tell of a frame instead of a row.
-    own = any(isinstance(node, ast.Name) and node.id == "index" for node in nodes)
-    return not own and all(_looks_at_one_value(node.func) for node in nodes if isinstance(node, ast.Call))
+    return all(_is_of_one_row(node) for node in ast.walk(tree))
 
 
-def _looks_at_one_value(function: ast.expr) -> bool:
-    if not isinstance(function, ast.Attribute):
-        return False
-    of = function.value
-    return function.attr in _OF_ONE_VALUE or (isinstance(of, ast.Attribute) and of.attr in ("str", "dt"))
+def _is_of_one_row(node: ast.AST) -> bool:
+    if isinstance(node, ast.Name):
+        return node.id not in _OF_A_FRAME
+    if isinstance(node, ast.Call):
+        return isinstance(node.func, ast.Attribute)  # of which the walk has its own word
+    if isinstance(node, ast.Attribute):
+        of = node.value
+        accessed = isinstance(of, ast.Attribute) and of.attr in ("str", "dt")
+        return node.attr not in _OF_ALL_VALUES if accessed else node.attr in _OF_ONE_VALUE | {"str", "dt"}
+    return not isinstance(node, ast.Subscript)

@@ -37,7 +37,7 @@ _ERROR_NAMES = re.compile(r"^(?:\w+\.)*(\w+): ", re.MULTILINE)
 _MEMORY = frozenset({"MemoryError", "ArrowMemoryError", "_ArrayMemoryError", "OutOfMemoryException"})
 #: Errors that arguments can cause which do not fit the column or the engine.
 _OF_THE_SUITE = frozenset(
-    {"TypeError", "ValueError", "NameError", "SyntaxError", "UndefinedVariableError", "NotImplementedError", "error",
+    {"TypeError", "ValueError", "NameError", "AttributeError", "SyntaxError", "UndefinedVariableError", "NotImplementedError", "error",
      "PatternError", "OverflowError", "MetricProviderError", "MetricComputationError", "ParserError", "DataError",
      "ArrowInvalid", "ArrowNotImplementedError", "InvalidExpectationConfigurationError", "ZeroDivisionError"}
 )  # fmt: skip
@@ -196,8 +196,13 @@ def verdict(
         figures = {one.id: metric(one.metric_name, one.metric_value_kwargs) for one in needed}
         original = expectation.metrics_validate(figures, dict(formats), engine)
     except (TypeError, ValueError) as error:
-        return Result(False, {}, " ".join(str(error).split()), True, None)
+        return could_not(error)
     return replace(_result(original), failing=failing)
+
+
+def could_not(error: BaseException) -> Result:
+    """The result of a check that could not be evaluated, outside Great Expectations."""
+    return Result(False, {}, " ".join(str(error).split()), type(error).__name__ in _OF_THE_SUITE, None)
 
 
 def _result(original: Any) -> Result:

@@ -1,5 +1,7 @@
 """Figures of a table in DuckDB, as Great Expectations asks for them, each with the meaning that pandas gives it.
 
+But for a sum of whole numbers that needs more than 64 bits: pandas lets it wrap around, and here it is the sum.
+
 What may be as large as the table is grouped, joined or sorted, which DuckDB does on disk where it must; its aggregates
 of quantiles and distinct values would not.
 """
@@ -66,15 +68,16 @@ class Figures:
     def _of_numbers(self, name: str) -> Any:
         import pyarrow as pa
 
-        truths = pa.types.is_boolean(self._types[0])
-        if not truths:
-            self._check_numbers(name)
-        return self._scalar(f"SELECT {_NUMBERS[name]}({'c0::INTEGER' if truths else 'c0'}) FROM rows")
+        self._check_numbers(name)
+        values = "c0::INTEGER" if pa.types.is_boolean(self._types[0]) else "c0"
+        figure = self._scalar(f"SELECT {_NUMBERS[name]}({values}) FROM rows")
+        return 0 if figure is None and name == "column.sum" else figure
 
     def _most_common(self) -> list[Any]:
         counted = "SELECT c0, count(*) AS n FROM rows WHERE c0 IS NOT NULL GROUP BY c0"
         query = f"WITH counted AS ({counted}) SELECT c0 FROM counted WHERE n = (SELECT max(n) FROM counted) ORDER BY c0"
-        return list(self._values(query).to_pandas().array)
+        # GX takes the bare values too: moments lose their time zone, and are in no set.
+        return list(self._values(query).to_pandas().values)
 
     def _ranked(self, name: str, arguments: Mapping[str, Any]) -> Any:
         import numpy as np
@@ -101,8 +104,9 @@ class Figures:
         import pyarrow as pa
 
         kind = self._types[0]
-        if not (pa.types.is_integer(kind) or pa.types.is_floating(kind)):
-            raise TypeError(f"{name.removeprefix('column.')} is of numbers, and `{self._columns[0]}` holds {kind}")
+        if not (pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind)):
+            of = f"{name.removeprefix('column.')} is of numbers with validate.engine: duckdb"
+            raise TypeError(f"{of}, and `{self._columns[0]}` holds {kind}")
 
     def _repeated(self, ignored: str) -> dict[str, Any]:
         """The figures of a check that rows are unique, by the last word of their name; makes the table ``repeated``."""

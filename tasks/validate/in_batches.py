@@ -16,10 +16,10 @@ import numpy as np
 
 from tasks.core.log import progress
 from tasks.validate.batchable import ROW_BY_ROW
-from tasks.validate.engine import COUNTS, Engine, Planned, Result, cheap_collection, let_go, verdict
+from tasks.validate.engine import COUNTS, Engine, Planned, Result, cheap_collection, could_not, let_go, verdict
 from tasks.validate.expectations import columns_named, columns_read
 from tasks.validate.in_memory import judged
-from tasks.validate.on_disk import OnDisk
+from tasks.validate.on_disk import ConditionError, OnDisk
 from tasks.validate.snapshot import Mask, Snapshot
 from tasks.validate.suite import Check, Expectation, NewestRow
 
@@ -48,8 +48,12 @@ class InBatches:
                 groups.setdefault(_table_of(one.check), []).append(one)
         for (columns, condition), group in progress(groups.items(), "checking all rows at once", total=len(groups)):
             read = columns_read(group[0].check, snapshot.columns)
-            with self._disk.table(snapshot, columns, keep, condition, read) as table:
-                yield from ((one, table.result(self._engine, one, most)) for one in group)
+            try:
+                with self._disk.table(snapshot, columns, keep, condition, read) as table:
+                    found = [(one, table.result(self._engine, one, most)) for one in group]
+            except ConditionError as error:
+                found = [(one, could_not(error.args[0])) for one in group]
+            yield from found
 
     def distinct(self, snapshot: Snapshot, column: str) -> int:
         """See :class:`~tasks.validate.engine.Judging`."""

@@ -12,7 +12,12 @@ from tasks.core.errors import MachineError
 from tasks.validate.figures import Figures
 from tasks.validate.snapshot import Mask, Snapshot, as_frame
 
+#: What DuckDB may hold in memory before it writes to the disk.
 MEMORY_MIB = 1024
+
+
+class ConditionError(Exception):
+    """A row condition that cannot be evaluated; its argument is the error of pandas."""
 
 
 class OnDisk:
@@ -44,24 +49,23 @@ class OnDisk:
             read: names of the columns that the condition may read.
 
         Raises:
+            ConditionError: if the condition cannot be evaluated.
             MachineError: if the disk or DuckDB's memory does not suffice.
         """
-        with self._connected() as connection:
-            _fill(connection, snapshot, columns, keep, condition, read)
+        with self._connected() as (connection, stopped):
+            source = _source(connection, stopped, snapshot, columns, keep, condition, read)
+            connection.execute(f"CREATE TABLE rows AS {source}")
             yield Figures(connection, columns, [snapshot.schema().field(name).type for name in columns])
 
     def distinct(self, snapshot: Snapshot, column: str) -> int:
-        """Number of distinct values of a column, without null and NaN; DuckDB reads the file itself."""
-        import duckdb
-
-        with self._connected() as connection:
-            missing = " OR isnan(c0)" if snapshot.columns[column] == "float64" else ""
-            rows = connection.read_parquet(str(snapshot.path)).select(duckdb.ColumnExpression(column).alias("c0"))
-            rows.filter(f"NOT (c0 IS NULL{missing})").create_view("rows")
+        """Number of distinct values of a column, without null and NaN."""
+        with self._connected() as (connection, stopped):
+            connection.execute(f"CREATE TEMP VIEW rows AS {_source(connection, stopped, snapshot, (column,))}")
             return Figures(connection, (column,), ()).distinct()
 
     @contextmanager
-    def _connected(self) -> Iterator[Any]:
+    def _connected(self) -> Iterator[tuple[Any, list[BaseException]]]:
+        """A connection, and a list for what stops a source of rows, of which DuckDB makes a text of its own."""
         import duckdb
 
         self._scratch.mkdir(parents=True, exist_ok=True)
@@ -72,10 +76,16 @@ class OnDisk:
                 "preserve_insertion_order": "false",
                 "autoinstall_known_extensions": "false",
             }
+            stopped: list[BaseException] = []
             try:
                 with duckdb.connect(str(Path(folder) / "rows.duckdb"), config=options) as connection:
-                    yield connection
-            except (duckdb.OutOfMemoryException, duckdb.IOException) as error:
+                    connection.execute("SET enable_progress_bar = false")
+                    yield connection, stopped
+            except duckdb.Error as error:
+                if stopped:
+                    raise stopped[0] from error
+                if not isinstance(error, duckdb.OutOfMemoryException | duckdb.IOException):
+                    raise
                 raise MachineError(
                     "validate.engine: duckdb needs room on the disk for columns that do not fit into memory",
                     f"{self._scratch}: {' '.join(str(error).split())}",
@@ -83,15 +93,16 @@ class OnDisk:
                 ) from error
 
 
-def _fill(
+def _source(
     connection: Any,
+    stopped: list[BaseException],
     snapshot: Snapshot,
     columns: Sequence[str],
-    keep: Mask | None,
-    condition: str | None,
-    read: Sequence[str],
-) -> None:
-    """Make the table ``rows``: ``row`` (the row's number in the snapshot), then ``c0``, ``c1``, ... for the columns.
+    keep: Mask | None = None,
+    condition: str | None = None,
+    read: Sequence[str] = (),
+) -> str:
+    """A query, good for one use: ``row`` (the row's number in the snapshot), then ``c0``, ``c1``, ... for the columns.
 
     The columns have the types that a frame would have; what pandas takes as missing (NaN) is null.
     """
@@ -107,16 +118,31 @@ def _fill(
             arrays = [table.column(name).cast(kind) for name, kind in zip(columns, types, strict=True)]
             rows = pa.Table.from_arrays([pa.array(numbers), *arrays], schema=schema)
             if condition is not None:
-                rows = rows.take(as_frame(table, kinds).query(condition, parser="pandas").index.to_numpy())
+                rows = rows.take(_holding(as_frame(table, kinds), condition))
             yield from rows.to_batches()
 
     values = [
         f"CASE WHEN isnan({name}) THEN NULL ELSE {name} END AS {name}" if pa.types.is_floating(kind) else name
         for name, kind in ((f"c{place}", kind) for place, kind in enumerate(types))
     ]
-    connection.register("source", pa.RecordBatchReader.from_batches(schema, batches()))
-    connection.execute(f"CREATE TABLE rows AS SELECT {', '.join(['row', *values])} FROM source")
-    connection.unregister("source")
+    connection.register("source", pa.RecordBatchReader.from_batches(schema, _remembered(batches(), stopped)))
+    return f"SELECT {', '.join(['row', *values])} FROM source"
+
+
+def _holding(frame: Any, condition: str) -> Any:
+    """Numbers of a frame's rows that a condition holds for."""
+    try:
+        return frame.query(condition, parser="pandas").index.to_numpy()
+    except (NameError, TypeError, ValueError, AttributeError, NotImplementedError) as error:
+        raise ConditionError(error) from error
+
+
+def _remembered(batches: Iterator[Any], stopped: list[BaseException]) -> Iterator[Any]:
+    try:
+        yield from batches
+    except BaseException as error:
+        stopped.append(error)
+        raise
 
 
 def _type(snapshot: Snapshot, name: str, kinds: Mapping[str, str]) -> Any:
