@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -14,6 +15,8 @@ from tasks.validate.snapshot import Mask, Snapshot, as_frame
 
 #: What DuckDB may hold in memory before it writes to the disk.
 MEMORY_MIB = 1024
+#: More of them than this would each have too small a part of it.
+_THREADS = 4
 
 
 class ConditionError(Exception):
@@ -72,6 +75,7 @@ class OnDisk:
         with tempfile.TemporaryDirectory(dir=self._scratch, prefix="duckdb-") as folder:
             options = {
                 "memory_limit": f"{MEMORY_MIB}MiB",
+                "threads": min(_THREADS, os.cpu_count() or 1),
                 "temp_directory": folder,
                 "preserve_insertion_order": "false",
                 "autoinstall_known_extensions": "false",
