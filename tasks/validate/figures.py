@@ -14,7 +14,11 @@ from typing import Any
 from tasks.validate.engine import COUNTS, Engine, Planned, Result, verdict
 
 #: Aggregates of a column of numbers.
-_NUMBERS = {"column.mean": "avg", "column.standard_deviation": "stddev_samp", "column.sum": "sum"}
+_NUMBERS = {
+    "column.mean": "avg({})",
+    "column.standard_deviation": "stddev_samp({})",
+    "column.sum": "coalesce(sum({}), 0)",
+}
 _PRESENCE = {"column_values.nonnull.unexpected_count": "missing"}
 #: Which rows a check of several columns looks at, by its argument ``ignore_row_if``.
 _LOOKED_AT = {"all_values_are_missing": " OR ", "any_value_is_missing": " AND "}
@@ -70,8 +74,7 @@ class Figures:
 
         self._check_numbers(name)
         values = "c0::INTEGER" if pa.types.is_boolean(self._types[0]) else "c0"
-        figure = self._scalar(f"SELECT {_NUMBERS[name]}({values}) FROM rows")
-        return 0 if figure is None and name == "column.sum" else figure
+        return self._scalar(f"SELECT {_NUMBERS[name].format(values)} FROM rows")
 
     def _most_common(self) -> list[Any]:
         counted = "SELECT c0, count(*) AS n FROM rows WHERE c0 IS NOT NULL GROUP BY c0"
