@@ -37,10 +37,9 @@ _ERROR_NAMES = re.compile(r"^(?:\w+\.)*(\w+): ", re.MULTILINE)
 _MEMORY = frozenset({"MemoryError", "ArrowMemoryError", "_ArrayMemoryError", "OutOfMemoryException"})
 #: Errors that arguments can cause which do not fit the column or the engine.
 _OF_THE_SUITE = frozenset(
-    {"TypeError", "ValueError", "NameError", "AttributeError", "SyntaxError", "UndefinedVariableError",
-     "NotImplementedError", "error", "PatternError", "OverflowError", "MetricProviderError", "MetricComputationError",
-     "ParserError", "DataError", "ArrowInvalid", "ArrowNotImplementedError", "InvalidExpectationConfigurationError",
-     "ZeroDivisionError"}
+    {"TypeError", "ValueError", "NameError", "SyntaxError", "UndefinedVariableError", "NotImplementedError", "error",
+     "PatternError", "OverflowError", "MetricProviderError", "MetricComputationError", "ParserError", "DataError",
+     "ArrowInvalid", "ArrowNotImplementedError", "InvalidExpectationConfigurationError", "ZeroDivisionError"}
 )  # fmt: skip
 
 
