@@ -231,6 +231,11 @@ def test_rows_go_to_the_same_places_for_the_same_reasons(tmp_path: Path, split: 
     assert pandas["page"] == duckdb["page"]
 
 
+def test_quantities_too(tmp_path: Path) -> None:
+    pandas, duckdb = (left(tmp_path, engine, [NOT_NULL], base={"target": "u"}) for engine in ("pandas", "duckdb"))
+    assert pandas == duckdb
+
+
 def test_interactions_too(tmp_path: Path) -> None:
     rows = {"user": [i % 20 for i in range(200)], "item": [i * 7 % 31 for i in range(200)], "when": days(200)}
     left_by = {}

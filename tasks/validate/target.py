@@ -37,7 +37,7 @@ class Target:
     quantity: NDArray[np.float64] | None = None
 
     def counts(self, rows: Mask) -> NDArray[np.int64]:
-        """Rows of each class among ``rows`` (bool [rows]), int64 [classes]; without classes the rows that have a target."""
+        """Rows of each class among ``rows`` (bool [rows]), int64 [classes]; of a quantity or an item one count."""
         found = np.zeros(max(1, len(self.classes)) + 1, np.int64)
         for first in range(0, len(rows), _PIECE):  # it makes int64 of what it counts
             piece = slice(first, first + _PIECE)
