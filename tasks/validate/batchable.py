@@ -49,14 +49,6 @@ _OF_ONE_VALUE = frozenset({"isin", "isnull", "isna", "notnull", "notna", "betwee
 _OF_ALL_VALUES = frozenset({"cat", "get_dummies", "freq"})
 #: Names that pandas gives to what a frame has beside its columns.
 _OF_A_FRAME = frozenset({"index", "columns", "ilevel_0", "clevel_0"})
-_ENGINE = frozenset(
-    {"expect_column_to_exist", "expect_column_type_to_be", "expect_column_values_to_be_of_type",
-     "expect_column_values_to_be_in_type_list", "expect_table_column_count_to_be_between",
-     "expect_table_column_count_to_equal", "expect_table_columns_to_match_ordered_list",
-     "expect_table_columns_to_match_set", "newest_row", "target_balance"}
-)  # fmt: skip
-#: Methods that look at one value; so do all of ``.str`` and ``.dt``.
-_OF_ONE_VALUE = frozenset({"isin", "isnull", "isna", "notnull", "notna", "between"})
 _ENGINE = "set validate.engine: pandas, which holds the columns of a check in memory"
 
 

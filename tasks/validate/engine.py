@@ -25,8 +25,10 @@ from tasks.core.errors import AssayError
 from tasks.validate.snapshot import Mask, Snapshot
 from tasks.validate.suite import Check
 
+#: Failing values that are shown.
+EXAMPLES = 5
 #: What is asked for: counts, and a few of the failing values.
-COUNTS = {"result_format": "BASIC", "partial_unexpected_count": 5}
+_COUNTS = {"result_format": "BASIC", "partial_unexpected_count": EXAMPLES}
 _ROW_NUMBERS = {
     "result_format": "COMPLETE",
     "partial_unexpected_count": 0,
@@ -122,7 +124,7 @@ class Engine:
         Raises:
             AssayError: if an expectation got no result (a bug).
         """
-        found = {r.expectation_config.meta["number"]: _result(r) for r in self._run(frame, expectations, COUNTS)}
+        found = {r.expectation_config.meta["number"]: _result(r) for r in self._run(frame, expectations, _COUNTS)}
         if found.keys() != expectations.keys():
             missing = sorted(expectations.keys() - found.keys())
             raise AssayError("every check must get a result", f"checks {missing} got none", "report this as a bug")
@@ -188,9 +190,9 @@ def verdict(
             column has none.
         failing: int64 row numbers that fail it, if they were asked for.
     """
-    from great_expectations.execution_engine import PandasExecutionEngine
+    from great_expectations.execution_engine.pandas_execution_engine import PandasExecutionEngine
 
-    engine, formats = PandasExecutionEngine(), {"result_format": COUNTS}
+    engine, formats = PandasExecutionEngine(), {"result_format": _COUNTS}
     needed = expectation.get_validation_dependencies(engine, dict(formats)).get_metric_configurations()
     try:
         figures = {one.id: metric(one.metric_name, one.metric_value_kwargs) for one in needed}

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from tasks.validate.engine import COUNTS, Engine, Planned, Result, verdict
+from tasks.validate.engine import EXAMPLES, Engine, Planned, Result, verdict
 
 #: Aggregates of a column of numbers.
 _NUMBERS = {
@@ -122,7 +122,7 @@ class Figures:
         self._connection.execute(f"CREATE OR REPLACE TEMP TABLE repeated AS {query}")
         rows = self._rows()
         looked_at = self._number(f"SELECT count(*) FROM rows WHERE {present}")
-        shown = self._frame(f"SELECT {keys} FROM repeated ORDER BY row LIMIT {COUNTS['partial_unexpected_count']}")
+        shown = self._frame(f"SELECT {keys} FROM repeated ORDER BY row LIMIT {EXAMPLES}")
         return {
             "row_count": rows,
             "filtered_row_count": looked_at,

@@ -16,7 +16,7 @@ import numpy as np
 
 from tasks.core.log import progress
 from tasks.validate.batchable import ROW_BY_ROW
-from tasks.validate.engine import COUNTS, Engine, Planned, Result, cheap_collection, could_not, let_go, verdict
+from tasks.validate.engine import EXAMPLES, Engine, Planned, Result, cheap_collection, could_not, let_go, verdict
 from tasks.validate.expectations import columns_named, columns_read
 from tasks.validate.in_memory import judged
 from tasks.validate.on_disk import ConditionError, OnDisk
@@ -105,7 +105,7 @@ class _Sum:
         # A check for nulls counts no row as missing: those are what fails, or what passes.
         self._missing += details.get("missing_count", count) or 0
         self._failing += count
-        shown = COUNTS["partial_unexpected_count"] - len(self._examples)
+        shown = EXAMPLES - len(self._examples)
         self._examples += list(details.get("partial_unexpected_list", []))[:shown]
         if result.failing is not None and self._failing <= self._most:
             self._numbers.append(result.failing)

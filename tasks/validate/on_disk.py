@@ -73,7 +73,7 @@ class OnDisk:
 
         self._scratch.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=self._scratch, prefix="duckdb-") as folder:
-            options = {
+            options: dict[str, str | bool | int | float | list[str]] = {
                 "memory_limit": f"{MEMORY_MIB}MiB",
                 "threads": min(_THREADS, os.cpu_count() or 1),
                 "temp_directory": folder,
