@@ -213,7 +213,8 @@ def _result(original: Any) -> Result:
     exceptions = [details] if "raised_exception" in details else list(details.values())
     raised = [e for e in exceptions if e["raised_exception"]]
     if not raised:
-        return Result(bool(original.success), original.result or {}, None, False, original)
+        original.success = bool(original.success)  # Data Docs cannot write numpy's own
+        return Result(original.success, original.result or {}, None, False, original)
     names = set(_ERROR_NAMES.findall(str(raised[0]["exception_traceback"])))
     if names & _MEMORY:
         raise MemoryError(str(raised[0]["exception_message"]))
