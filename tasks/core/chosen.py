@@ -12,6 +12,7 @@ from tasks.core.sections import unknown_key
 
 #: Choices that need a library beyond those that Assay always brings: (key, value) -> (module, extra).
 _LIBRARIES = {
+    ("validate.engine", "duckdb"): ("duckdb", "duckdb"),
     ("tune.sampler", "cmaes"): ("cmaes", "cmaes"),
     ("tune.executor", "ray"): ("ray", "ray"),
     ("tune.executor", "dask"): ("distributed", "dask"),

@@ -125,6 +125,9 @@ class Validate(Section):
     """Recommender: users and items with fewer distinct partners are left out, until all left have as many (k-core)."""
     calibration_rows: Annotated[int, Field(ge=16)] = 2048
     """Rows drawn from train (seeded) to calibrate quantization."""
+    engine: Literal["pandas", "duckdb"] = "pandas"
+    """What computes the checks: pandas holds the columns of a check in memory, whole; duckdb reads rows in batches and
+    works on disk, for tables larger than memory (needs the extra `duckdb`)."""
     data_docs: bool = False
     """Also build Great Expectations' own Data Docs (they load scripts from the network)."""
 

@@ -6,6 +6,7 @@ A suite of Great Expectations checks and a few rules that always hold judge the 
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -14,13 +15,14 @@ from pathlib import Path
 from typing import Any
 
 from tasks.core import files, manifest, reports
-from tasks.core.errors import DataRejected
+from tasks.core.errors import DataRejected, MachineError
 from tasks.core.log import log
 from tasks.core.manifest import Manifest
 from tasks.core.settings import Validate
 from tasks.core.splitting import TimeSplit
 from tasks.core.stage import StageSettings
 from tasks.validate import data_docs, report, results, splits, suite
+from tasks.validate.engine import Engine, Judging
 from tasks.validate.examine import Findings, examine
 from tasks.validate.histories import Histories
 from tasks.validate.judge import Judge
@@ -40,18 +42,26 @@ def run(settings: StageSettings, inputs: Mapping[str, Path], out: Path) -> Manif
     Raises:
         UsageError: if the suite is absent or wrong, or a check cannot be evaluated.
         DataRejected: if a rule or an error check fails; the report lies under ``<artifacts>/rejected/validate``.
+        MachineError: if memory does not suffice, or the disk for what the engine puts there.
     """
     reports.forget_rejected(settings.artifacts, "validate")
+    with _enough_memory(settings.own.engine):
+        return _run(settings, inputs, out)
+
+
+def _run(settings: StageSettings, inputs: Mapping[str, Path], out: Path) -> Manifest:
     snapshot = open_snapshot(inputs["ingest"])
     own = _at(settings.own, snapshot.as_of)
-    checks = suite.load(settings.root / own.suite, dict(snapshot.columns))
+    checks = suite.load(settings.root / own.suite, dict(snapshot.columns), own.engine)
     log.info("validate: %d checks over %s rows", len(checks.checks), f"{snapshot.rows:,}")
     seconds: dict[str, float] = settings.measured.setdefault("seconds", {})
     with _timed(seconds, "checks"):
-        judge = Judge(checks, snapshot, own.max_quarantine_share)
+        engine = Engine()
+        judging = _judging(own.engine, engine, settings.scratch / "validate")
+        judge = Judge(checks, snapshot, own.max_quarantine_share, engine, judging)
         found = examine(judge, settings.base, own)
     with _timed(seconds, "profile"):
-        columns = profile(snapshot)
+        columns = profile(snapshot, judging.distinct)
     name = settings.base.name
     whole = results.gather(
         name, own, snapshot, found.outcomes, found.reasons, found.split_facts, columns, found.by_design
@@ -71,6 +81,31 @@ def run(settings: StageSettings, inputs: Mapping[str, Path], out: Path) -> Manif
     return manifest.build(
         "validate", settings.hash, inputs, out, _ROLES, _metrics(whole), _facts(settings, own, snapshot, found)
     )
+
+
+def _judging(name: str, engine: Engine, scratch: Path) -> Judging:
+    """How ``validate.engine`` puts rows to Great Expectations."""
+    from tasks.validate.in_batches import InBatches
+    from tasks.validate.in_memory import InMemory
+
+    if name == "pandas":
+        return InMemory(engine)
+    shutil.rmtree(scratch, ignore_errors=True)  # what a killed run has left
+    return InBatches(engine, scratch)
+
+
+@contextmanager
+def _enough_memory(engine: str) -> Iterator[None]:
+    """Say which engine needs less, where memory does not suffice."""
+    try:
+        yield
+    except MemoryError as error:
+        smaller = "set validate.engine: duckdb, which reads the rows in batches (pip install '.[duckdb]')"
+        raise MachineError(
+            f"the columns of a check must fit into memory with validate.engine: {engine}",
+            " ".join(str(error).split()) or "memory ran out",
+            smaller if engine == "pandas" else "use a machine with more memory: docs/limits.md says what a row needs",
+        ) from error
 
 
 def _at(own: Validate, as_of: datetime | None) -> Validate:

@@ -58,7 +58,7 @@ def not_run(check: Check, obstacle: str) -> Outcome:
 
 
 def balance(check: TargetBalance, task: str, classes: Sequence[Any], counts: NDArray[np.int64]) -> Outcome:
-    """Outcome of a check of the shares of more than two classes; without classes it fails, for nothing was checked.
+    """Outcome of a check of the classes' shares; without classes it fails, for nothing was checked.
 
     Args:
         check: the check.
@@ -71,12 +71,22 @@ def balance(check: TargetBalance, task: str, classes: Sequence[Any], counts: NDA
         found = f"not run: the target of {task} has no classes"
         return _outcome(check, failed, found, "remove the check from the suite")
     shares = counts / max(1, counts.sum())
+    if task == "binary":
+        return _positive(check, float(shares[1]) if counts.sum() else None)
     least, most = int(shares.argmin()), int(shares.argmax())
     holds = bool(check.min_share <= shares[least] and shares[most] <= check.max_share)
     found = f"from {share(shares[least])} ({classes[least]}) to {share(shares[most])} ({classes[most]}) of the rows"
     observed = {"observed_value": {"least": float(shares[least]), "most": float(shares[most])}}
     way_out = "" if holds else "correct the source, or change the check in the suite"
     return _outcome(check, "passed" if holds else failed, found, way_out, Result(holds, observed, None, False, None))
+
+
+def _positive(check: TargetBalance, found: float | None) -> Outcome:
+    """Outcome of a check of the positive class's share; None, which fails, where no row has a target."""
+    holds = found is not None and check.min_share <= found <= check.max_share
+    result = Result(holds, {"observed_value": found}, None, False, None)
+    verdict: Verdict = "passed" if holds else "failed" if check.severity == "error" else "warning"
+    return _outcome(check, verdict, _found(check, result), "" if holds else _way_out(check, result), result)
 
 
 def _outcome(check: Check, verdict: Verdict, found: str, way_out: str = "", result: Result | None = None) -> Outcome:

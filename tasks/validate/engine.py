@@ -1,5 +1,8 @@
 """Great Expectations, reduced to what is needed: expectations about one pandas frame, aggregates first.
 
+Which frames it is given is the choice of ``validate.engine``: see :mod:`tasks.validate.in_memory` and
+:mod:`tasks.validate.in_batches`.
+
 The BASIC result format counts the failing rows and shows a few of them. Only when rows are to be set aside are their
 numbers fetched, and then without the values and without the query text that Great Expectations would make of them.
 """
@@ -10,17 +13,22 @@ import gc
 import logging
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tasks.core.errors import AssayError
+from tasks.validate.snapshot import Mask, Snapshot
+from tasks.validate.suite import Check
 
-_COUNTS = {"result_format": "BASIC", "partial_unexpected_count": 5}
+#: Failing values that are shown.
+EXAMPLES = 5
+#: What is asked for: counts, and a few of the failing values.
+_COUNTS = {"result_format": "BASIC", "partial_unexpected_count": EXAMPLES}
 _ROW_NUMBERS = {
     "result_format": "COMPLETE",
     "partial_unexpected_count": 0,
@@ -28,6 +36,7 @@ _ROW_NUMBERS = {
     "return_unexpected_index_query": False,
 }
 _ERROR_NAMES = re.compile(r"^(?:\w+\.)*(\w+): ", re.MULTILINE)
+_MEMORY = frozenset({"MemoryError", "ArrowMemoryError", "_ArrayMemoryError", "OutOfMemoryException"})
 #: Errors that arguments can cause which do not fit the column or the engine.
 _OF_THE_SUITE = frozenset(
     {"TypeError", "ValueError", "NameError", "SyntaxError", "UndefinedVariableError", "NotImplementedError", "error",
@@ -45,7 +54,8 @@ class Result:
         details: its result dictionary ("observed_value", or "unexpected_count", "element_count", ...).
         raised: None, or what went wrong: such an expectation neither holds nor fails.
         by_suite: whether what went wrong is of a kind that a suite's arguments cause.
-        original: Great Expectations' own result object.
+        original: Great Expectations' own result object; None if there is none.
+        failing: int64 row numbers that fail it, ascending, if they were asked for.
     """
 
     success: bool
@@ -53,6 +63,38 @@ class Result:
     raised: str | None
     by_suite: bool
     original: Any
+    failing: NDArray[np.int64] | None = None
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A check that can be run: its place in the suite and its Great Expectations object."""
+
+    number: int
+    check: Check
+    expectation: Any
+
+
+class Judging(Protocol):
+    """A way to put checks to the rows of a snapshot: what ``validate.engine`` chooses."""
+
+    def validate(
+        self, snapshot: Snapshot, planned: Sequence[Planned], keep: Mask | None = None, most: int = 0
+    ) -> Iterator[tuple[Planned, Result]]:
+        """Each check with its result.
+
+        Args:
+            snapshot: the rows.
+            planned: the checks.
+            keep: bool [rows], the rows to look at; None takes all.
+            most: name the failing rows of a check that fails on so many at most (``keep`` is None then).
+
+        Raises:
+            MemoryError: if the rows that a check needs do not fit into memory.
+        """
+
+    def distinct(self, snapshot: Snapshot, column: str) -> int:
+        """Number of distinct values of a column, without null and NaN."""
 
 
 class Engine:
@@ -94,10 +136,11 @@ class Engine:
         Raises:
             AssayError: if Great Expectations names another number of rows than it counted (a bug).
         """
-        details = self._run(frame, {number: expectation}, _ROW_NUMBERS)[0].result
-        rows = np.unique(np.asarray(details.get("unexpected_index_list", []), dtype=np.int64))
+        result = _result(self._run(frame, {number: expectation}, _ROW_NUMBERS)[0])
+        rows = np.unique(np.asarray(result.details.get("unexpected_index_list", []), dtype=np.int64))
         if len(rows) != count:
             found = f"check {number} counted {count} failing rows and named {len(rows)}"
+            found += f": {result.raised}" if result.raised else ""
             raise AssayError("a count of failing rows must agree with the rows", found, "report this as a bug")
         return rows
 
@@ -136,13 +179,44 @@ def let_go() -> None:
     pa.default_memory_pool().release_unused()
 
 
+def verdict(
+    expectation: Any, metric: Callable[[str, Mapping[str, Any]], Any], failing: NDArray[np.int64] | None = None
+) -> Result:
+    """What Great Expectations says of an expectation, from figures that were computed elsewhere.
+
+    Args:
+        expectation: the expectation.
+        metric: gives a figure, from the metric's name and arguments. :class:`TypeError` or :class:`ValueError` if the
+            column has none.
+        failing: int64 row numbers that fail it, if they were asked for.
+    """
+    from great_expectations.execution_engine.pandas_execution_engine import PandasExecutionEngine
+
+    engine, formats = PandasExecutionEngine(), {"result_format": _COUNTS}
+    needed = expectation.get_validation_dependencies(engine, dict(formats)).get_metric_configurations()
+    try:
+        figures = {one.id: metric(one.metric_name, one.metric_value_kwargs) for one in needed}
+        original = expectation.metrics_validate(figures, dict(formats), engine)
+    except (TypeError, ValueError) as error:
+        return could_not(error)
+    return replace(_result(original), failing=failing)
+
+
+def could_not(error: BaseException) -> Result:
+    """The result of a check that could not be evaluated, outside Great Expectations."""
+    return Result(False, {}, " ".join(str(error).split()), type(error).__name__ in _OF_THE_SUITE, None)
+
+
 def _result(original: Any) -> Result:
     details = original.exception_info or {}
     # One exception of the expectation itself, or one for each metric that it needed.
     exceptions = [details] if "raised_exception" in details else list(details.values())
     raised = [e for e in exceptions if e["raised_exception"]]
     if not raised:
-        return Result(bool(original.success), original.result or {}, None, False, original)
+        original.success = bool(original.success)  # Data Docs cannot write numpy's own
+        return Result(original.success, original.result or {}, None, False, original)
     names = set(_ERROR_NAMES.findall(str(raised[0]["exception_traceback"])))
+    if names & _MEMORY:
+        raise MemoryError(str(raised[0]["exception_message"]))
     text = " ".join(str(raised[0]["exception_message"]).split())
     return Result(False, {}, text, bool(names & _OF_THE_SUITE), original)

@@ -80,7 +80,7 @@ def _examine_rest(judge: Judge, base: Base, own: Validate, keep: Mask, found: Fi
         found.target, outcomes = read_target(snapshot, base, keep)
         found.outcomes += outcomes
     if keep.any():
-        judge.rest(keep, found.target, base.target)
+        judge.rest(keep, found.target)
     judge.complain()
     if unfit & {getattr(own.split, "column", None), getattr(own.split, "group", None)} - {None}:
         return
@@ -99,7 +99,7 @@ def _examine_interactions(judge: Judge, base: Base, own: Validate, keep: Mask, f
     snapshot = judge.snapshot
     found.outcomes += interactions.about_table(snapshot, base, own.split)
     if keep.any():
-        judge.rest(keep, Target(np.zeros(snapshot.rows, np.int32), (), "ranking"), base.target)
+        judge.rest(keep, Target(np.zeros(snapshot.rows, np.int16), (), "ranking"))
     judge.complain()
     if any(outcome.outcome == "failed" for outcome in found.outcomes):
         return

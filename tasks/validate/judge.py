@@ -1,7 +1,7 @@
-"""Runs a suite's checks over a snapshot, a group of columns at a time, and says what became of each.
+"""Runs a suite's checks over a snapshot, and says what became of each.
 
 Checks with ``rows: quarantine`` come first and see every row. All others judge the rows that are left, for it is
-those that later stages learn from. Checks about the same columns share one frame; memory follows the widest group.
+those that later stages learn from.
 """
 
 from __future__ import annotations
@@ -15,27 +15,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tasks.core.errors import AssayError, UsageError
-from tasks.core.log import progress
 from tasks.core.sections import nearest
 from tasks.core.splitting import moment
 from tasks.validate import describe
-from tasks.validate.engine import Engine, Result, cheap_collection, let_go
-from tasks.validate.expectations import TYPE_EXPECTATIONS, build, columns_named, columns_read
+from tasks.validate.engine import Engine, Judging, Planned, Result
+from tasks.validate.expectations import TYPE_EXPECTATIONS, build, columns_named
 from tasks.validate.outcome import Outcome
 from tasks.validate.snapshot import Mask, Snapshot
 from tasks.validate.suite import Check, Expectation, NewestRow, Suite, TargetBalance
 from tasks.validate.target import Target
 
 _SEVERITY = {"error": "critical", "warning": "warning"}
-
-
-@dataclass(frozen=True)
-class Planned:
-    """A check that can be run: its place in the suite and its Great Expectations object."""
-
-    number: int
-    check: Check
-    expectation: Any
 
 
 @dataclass
@@ -46,6 +36,8 @@ class Judge:
         suite: the checks.
         snapshot: the rows.
         max_share: largest share of rows that may be set aside.
+        engine: Great Expectations.
+        judging: how rows are put to it.
         now: where ages are counted from, unless the suite says so.
         outcomes: check number -> what became of it, filled by the methods.
         set_aside: check number -> int64 row numbers, ascending.
@@ -55,13 +47,14 @@ class Judge:
     suite: Suite
     snapshot: Snapshot
     max_share: float
+    engine: Engine
+    judging: Judging
     now: datetime = field(default_factory=lambda: datetime.now(UTC))
     outcomes: dict[int, Outcome] = field(default_factory=dict)
     set_aside: dict[int, NDArray[np.int64]] = field(default_factory=dict)
     originals: list[Any] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.engine = Engine()
         self._raised: list[tuple[str, Result]] = []
         self._broken = {o.column for o in self.columns() if o.outcome == "failed"}
         self._broken |= {c.arguments["column"] for c in self._expectations("expect_column_to_exist")
@@ -73,58 +66,43 @@ class Judge:
 
     def quarantine(self) -> Mask:
         """Run the checks that set rows aside; bool [rows], True where the row is set aside."""
-        checks = self._planned(_sets_aside)
-        with cheap_collection():
-            for columns, group in _grouped(checks, self.snapshot.columns, "setting rows aside"):
-                self._set_aside(self.snapshot.frame(columns), group)
-                let_go()
+        most = int(self.max_share * self.snapshot.rows)
+        results = self.judging.validate(self.snapshot, self._planned(_sets_aside), most=most)
+        for planned, result in self._told(results):
+            self.outcomes[planned.number] = self._set_aside_by(planned, result)
+        self.set_aside = dict(sorted(self.set_aside.items()))  # a row's reasons stand in the suite's order
         mask = np.zeros(self.snapshot.rows, dtype=np.bool_)
         for rows in self.set_aside.values():
             mask[rows] = True
         return mask
 
-    def _set_aside(self, frame: Any, group: Iterable[Planned]) -> None:
-        for planned, result in self._results(frame, group):
-            self.outcomes[planned.number] = self._set_aside_by(planned, result, frame)
-
-    def _set_aside_by(self, planned: Planned, result: Result, frame: Any) -> Outcome:
+    def _set_aside_by(self, planned: Planned, result: Result) -> Outcome:
         count = int(result.details.get("unexpected_count") or 0)
         strict = isinstance(planned.check, Expectation) and "mostly" in planned.check.arguments
         too_many = count > self.max_share * self.snapshot.rows
-        if count == 0 or too_many or (strict and not result.success):
+        if result.failing is None or too_many or (strict and not result.success):
             limit = self.max_share if too_many else None
             return describe.check(planned.check, result, count == 0, limit)
-        rows = self.engine.failing_rows(frame, planned.number, planned.expectation, count)
-        self.set_aside[planned.number] = rows
+        self.set_aside[planned.number] = result.failing
         return describe.quarantined(planned.check, result)
 
-    def rest(self, keep: Mask, target: Target | None, name: str) -> None:
+    def rest(self, keep: Mask, target: Target | None) -> None:
         """Run all other checks over the rows that are left.
 
         Args:
             keep: bool [rows].
             target: the target; None if it is not fit to be judged.
-            name: the target's name.
         """
         self._from_schema()
         about_rows = self._planned(lambda c: not (_sets_aside(c) or _about_table(c) or isinstance(c, TargetBalance)))
-        with cheap_collection():
-            for columns, group in _grouped(about_rows, self.snapshot.columns, "checking"):
-                self._judge(self.snapshot.frame(columns, keep), group)
-                let_go()
-        self._judge(self.snapshot.empty_frame(), self._planned(_about_table))
-        self._balance(keep, target, name)
+        self._judge(self.judging.validate(self.snapshot, about_rows, keep))
+        about_table = self._planned(_about_table)
+        found = self.engine.validate(self.snapshot.empty_frame(), {p.number: p.expectation for p in about_table})
+        self._judge((planned, found[planned.number]) for planned in about_table)
+        self._balance(keep, target)
 
-    def _balance(self, keep: Mask, target: Target | None, name: str) -> None:
-        import pandas as pd
-
+    def _balance(self, keep: Mask, target: Target | None) -> None:
         checks = {n: c for n, c in enumerate(self.suite.checks) if isinstance(c, TargetBalance)}
-        if target is not None and target.task == "binary":
-            codes = target.codes[keep]
-            positive = np.where(codes < 0, np.nan, codes.astype(np.float64))
-            planned = self._planned(lambda check: isinstance(check, TargetBalance), name)
-            self._judge(pd.DataFrame({name: positive}), planned)
-            return
         for number, check in checks.items():
             if target is None:
                 self.outcomes[number] = describe.not_run(check, "the target is not fit to be judged")
@@ -153,23 +131,21 @@ class Judge:
                 allowed = check.arguments.get("type_list", [check.arguments.get("type_")])
                 self.outcomes[number] = describe.typed(check, kind, kind in allowed)
 
-    def _judge(self, frame: Any, group: Iterable[Planned]) -> None:
-        for planned, result in self._results(frame, group):
+    def _judge(self, results: Iterable[tuple[Planned, Result]]) -> None:
+        for planned, result in self._told(results):
             self.outcomes[planned.number] = describe.check(planned.check, result, result.success)
 
-    def _results(self, frame: Any, group: Iterable[Planned]) -> Iterator[tuple[Planned, Result]]:
-        by_number = {planned.number: planned for planned in group}
-        if not by_number:
-            return
-        results = self.engine.validate(frame, {number: p.expectation for number, p in by_number.items()})
-        for number, result in sorted(results.items()):
-            self.originals.append(result.original)
+    def _told(self, results: Iterable[tuple[Planned, Result]]) -> Iterator[tuple[Planned, Result]]:
+        """The results of checks that could be evaluated; the others are remembered for :meth:`complain`."""
+        for planned, result in results:
+            if result.original is not None:
+                self.originals.append(result.original)
             if result.raised is None:
-                yield by_number[number], result
+                yield planned, result
             else:
-                self._raised.append((f"checks.{number} ({describe.title(by_number[number].check)})", result))
+                self._raised.append((f"checks.{planned.number} ({describe.title(planned.check)})", result))
 
-    def _planned(self, wanted: Callable[[Check], bool], target: str = "") -> list[Planned]:
+    def _planned(self, wanted: Callable[[Check], bool]) -> list[Planned]:
         """The wanted checks that can be run; those that cannot get their outcome here."""
         planned = []
         for number, check in enumerate(self.suite.checks):
@@ -178,7 +154,7 @@ class Judge:
             if obstacle := self._obstacle(check):
                 self.outcomes[number] = describe.not_run(check, obstacle)
             else:
-                planned.append(Planned(number, check, self._expectation(number, check, target)))
+                planned.append(Planned(number, check, self._expectation(number, check)))
         return planned
 
     def _obstacle(self, check: Check) -> str:
@@ -188,15 +164,13 @@ class Judge:
         broken = [name for name in named if name in self._broken]
         return f"column {broken[0]} is absent or of another type" if broken else ""
 
-    def _expectation(self, number: int, check: Check, target: str) -> Any:
+    def _expectation(self, number: int, check: Check) -> Any:
         common = {"meta": {"number": number}, "severity": _SEVERITY[check.severity]}
         if isinstance(check, NewestRow):
             oldest = (moment(check.as_of) if check.as_of else self.now) - timedelta(days=check.not_older_than_days)
             arguments: dict[str, Any] = {"column": check.column, "min_value": oldest}
             return build("expect_column_max_to_be_between", arguments, self.snapshot.columns, **common)
-        if isinstance(check, TargetBalance):
-            arguments = {"column": target, "min_value": check.min_share, "max_value": check.max_share}
-            return build("expect_column_mean_to_be_between", arguments, {}, **common)
+        assert isinstance(check, Expectation)  # noqa: S101 (the balance is counted, not asked)
         return build(check.expect, check.arguments, self.snapshot.columns, **common)
 
     def _expectations(self, name: str) -> list[Expectation]:
@@ -212,15 +186,6 @@ def _about_table(check: Check) -> bool:
     return isinstance(check, Expectation) and (
         check.expect == "expect_column_to_exist" or check.expect.startswith("expect_table_column")
     )
-
-
-def _grouped(
-    planned: Iterable[Planned], columns: Mapping[str, str], what: str
-) -> Iterator[tuple[tuple[str, ...], list[Planned]]]:
-    groups: dict[tuple[str, ...], list[Planned]] = {}
-    for one in planned:
-        groups.setdefault(columns_read(one.check, columns), []).append(one)
-    yield from progress(groups.items(), what, total=len(groups))
 
 
 def _column(name: str, kind: str, columns: Mapping[str, str]) -> Outcome:

@@ -14,7 +14,7 @@ from tasks.core.splitting import TimeSplit
 from tasks.validate.outcome import Outcome, plain
 from tasks.validate.rules import PARTS
 from tasks.validate.snapshot import Snapshot
-from tasks.validate.splits import Parts, microseconds
+from tasks.validate.splits import Parts, spans
 from tasks.validate.target import Target
 
 SCHEMA_VERSION = 1
@@ -79,7 +79,7 @@ def _reason(snapshot: Snapshot, reason: str, rows: NDArray[np.int64], shown: int
 
 def split_facts(snapshot: Snapshot, own: Validate, parts: Parts, target: Target) -> list[dict[str, Any]]:
     """Rows, share, classes and, for a split by time, first and last moment of every part."""
-    times = microseconds(snapshot, own.split.column) if isinstance(own.split, TimeSplit) else None
+    times = spans(snapshot, own.split.column, parts) if isinstance(own.split, TimeSplit) else {}
     kept = int(np.count_nonzero(parts >= 0))
     facts = []
     for index, part in enumerate(PARTS):
@@ -95,8 +95,8 @@ def split_facts(snapshot: Snapshot, own: Validate, parts: Parts, target: Target)
                 "more_classes": max(0, len(counts) - _LISTED),
                 "positive_share": counts[1] / count if count and target.task == "binary" else None,
                 "target": _spread(target.quantity[rows]) if count and target.quantity is not None else None,
-                "from": _moment(times[rows].min()) if times is not None and count else None,
-                "to": _moment(times[rows].max()) if times is not None and count else None,
+                "from": _moment(times[index][0]) if index in times else None,
+                "to": _moment(times[index][1]) if index in times else None,
             }
         )
     return facts

@@ -60,20 +60,19 @@ def about_split_column(snapshot: Snapshot, split: Split, keep: Mask) -> Iterator
     """Rules about the values that decide which rows go where."""
     if not isinstance(split, TimeSplit | GroupSplit | PredefinedSplit):
         return
-    import pyarrow as pa
     import pyarrow.compute as pc
 
-    values = snapshot.column(split.column).filter(pa.array(keep))
+    missing = sum(values.null_count for values in snapshot.kept(split.column, keep))
     yield rule(
         "every row that is left has a value to split by",
-        values.null_count == 0,
-        f"{values.null_count:,} of {len(values):,} rows have none",
+        missing == 0,
+        f"{missing:,} of {np.count_nonzero(keep):,} rows have none",
         "set them aside: a check `expect_column_values_to_not_be_null` on the column with `rows: quarantine`",
         split.column,
     )
     if isinstance(split, PredefinedSplit):
         yield from _about_group_column(snapshot, split, keep)
-        unknown = sorted(set(pc.unique(values.drop_null()).to_pylist()) - set(PARTS))
+        unknown = sorted(set(snapshot.distinct(split.column, keep).to_pylist()) - set(PARTS))
         yield rule(
             "the split's column says train, validation, test or fresh",
             not unknown,
@@ -82,7 +81,8 @@ def about_split_column(snapshot: Snapshot, split: Split, keep: Mask) -> Iterator
             split.column,
         )
         if split.validation is not None:
-            named = int(pc.sum(pc.equal(values, "validation")).as_py() or 0)
+            pieces = snapshot.kept(split.column, keep)
+            named = sum(pc.sum(pc.equal(values, "validation")).as_py() or 0 for values in pieces)
             yield rule(
                 "validation is named by the column or drawn as a share, not both",
                 named == 0,
@@ -95,9 +95,7 @@ def about_split_column(snapshot: Snapshot, split: Split, keep: Mask) -> Iterator
 def _about_group_column(snapshot: Snapshot, split: PredefinedSplit, keep: Mask) -> Iterator[Outcome]:
     if not split.group:
         return
-    import pyarrow as pa
-
-    nulls = snapshot.column(split.group).filter(pa.array(keep)).null_count
+    nulls = sum(values.null_count for values in snapshot.kept(split.group, keep))
     way_out = "set them aside: a check `expect_column_values_to_not_be_null` on the column with `rows: quarantine`"
     yield rule("every row that is left has a group", nulls == 0, f"{nulls:,} rows have none", way_out, split.group)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -15,6 +15,8 @@ from tasks.core import files, manifest
 
 #: Integers up to this size are exact as float64.
 _EXACT = 1 << 53
+#: Bytes that are read at once, about, of a table that does not fit into memory.
+BATCH_BYTES = 32 << 20
 
 Mask = NDArray[np.bool_]
 
@@ -67,14 +69,78 @@ class Snapshot:
         table = pq.read_table(self.path, columns=list(columns)).select(list(columns))
         if keep is not None and not keep.all():
             table = table.filter(pa.array(keep))
-        nullable = {pa.int64(): pd.Int64Dtype(), pa.bool_(): pd.BooleanDtype()}
-        frames = {}
-        for name in columns:
-            values = table.column(name)
-            types = nullable if values.null_count and not _exact_as_float(values) else {}
-            frames[name] = values.to_pandas(types_mapper=types.get)
-            table = table.drop_columns([name])
-        return pd.DataFrame(frames, copy=False)
+        return as_frame(table, {name: _kind(*_extent([table.column(name)])) for name in columns})
+
+    def frames(self, columns: Sequence[str], keep: Mask | None = None) -> Iterator[Any]:
+        """The same in batches: frames with the types that :meth:`frame` gives, whose indices go on from one another."""
+        import pandas as pd
+
+        kinds, first = self.kinds(columns, keep), 0
+        for _, table in self.tables(columns, keep):
+            frame = as_frame(table, kinds)
+            frame.index = pd.RangeIndex(first, first + len(frame))
+            first += len(frame)
+            yield frame
+
+    def tables(self, columns: Sequence[str], keep: Mask | None = None) -> Iterator[tuple[NDArray[np.int64], Any]]:
+        """Some columns in batches of about :data:`BATCH_BYTES`: row numbers, and a ``pyarrow.Table``."""
+        import pyarrow as pa
+
+        waiting: list[tuple[NDArray[np.int64], Any]] = []
+        for numbers, table in self._kept_groups(columns, keep):
+            waiting.append((numbers, table))
+            if sum(numbers.nbytes + table.nbytes for numbers, table in waiting) >= BATCH_BYTES:
+                yield np.concatenate([n for n, _ in waiting]), pa.concat_tables([t for _, t in waiting])
+                waiting = []
+        if waiting:
+            yield np.concatenate([n for n, _ in waiting]), pa.concat_tables([t for _, t in waiting])
+
+    def kept(self, column: str, keep: Mask | None = None) -> Iterator[Any]:
+        """One column in pieces of a row group, each a ``pyarrow.ChunkedArray``: all rows, or those of bool [rows]."""
+        return (table.column(0) for _, table in self._kept_groups([column], keep))
+
+    def distinct(self, column: str, keep: Mask | None = None, most: int | None = None) -> Any:
+        """The distinct values of a column, ``pyarrow.Array`` without nulls; of more than ``most`` only some."""
+        import pyarrow as pa
+        import pyarrow.compute as pc
+
+        found, waiting = pa.array([], self.schema().field(column).type), []
+        for values in self.kept(column, keep):
+            waiting.append(pc.unique(values.drop_null()))
+            if sum(map(len, waiting)) > len(found):  # each merge at least doubles what it costs
+                found, waiting = pc.unique(pa.concat_arrays([found, *waiting])), []
+            if most is not None and len(found) > most:
+                return found
+        return pc.unique(pa.concat_arrays([found, *waiting]))
+
+    def kinds(self, columns: Sequence[str], keep: Mask | None = None) -> dict[str, str]:
+        """How :meth:`frame` holds each column: "plain", "float" (whole numbers, some missing), or "nullable"."""
+        return {name: self._kind(name, keep) for name in columns}
+
+    def _kind(self, column: str, keep: Mask | None) -> str:
+        if self.columns[column] not in ("int64", "bool") or self._is_complete(column):
+            return "plain"
+        return _kind(*_extent(self.kept(column, keep)))
+
+    def _is_complete(self, column: str) -> bool:
+        """Whether the file's own statistics say that no value is missing."""
+        import pyarrow.parquet as pq
+
+        metadata, place = pq.read_metadata(self.path), self.whole_schema().get_field_index(column)
+        found = [metadata.row_group(group).column(place).statistics for group in range(metadata.num_row_groups)]
+        return all(one is not None and one.has_null_count and one.null_count == 0 for one in found)
+
+    def _kept_groups(self, columns: Sequence[str], keep: Mask | None) -> Iterator[tuple[NDArray[np.int64], Any]]:
+        import pyarrow as pa
+
+        first = 0
+        for table in self.row_groups(columns):
+            rows = np.arange(first, first + len(table))
+            first += len(table)
+            if keep is None or keep[rows].all():
+                yield rows, table
+            else:
+                yield rows[keep[rows]], table.filter(pa.array(keep[rows]))
 
     def empty_frame(self) -> Any:
         """All columns, none of the rows."""
@@ -83,10 +149,14 @@ class Snapshot:
     def schema(self) -> Any:
         """``pyarrow.Schema`` of the columns that later stages read, arrays included, in file order."""
         import pyarrow as pa
+
+        return pa.schema([field for field in self.whole_schema() if field.name not in self.problem_columns])
+
+    def whole_schema(self) -> Any:
+        """``pyarrow.Schema`` of all columns, in file order."""
         import pyarrow.parquet as pq
 
-        whole = pq.read_schema(self.path).remove_metadata()
-        return pa.schema([field for field in whole if field.name not in self.problem_columns])
+        return pq.read_schema(self.path).remove_metadata()
 
     def take(self, rows: Sequence[int]) -> list[dict[str, Any]]:
         """A few rows (ascending row numbers) without their arrays, for the eye."""
@@ -121,14 +191,46 @@ class Snapshot:
                 yield file.read_row_group(group, columns=wanted)
 
 
-def _exact_as_float(values: Any) -> bool:
+def as_frame(table: Any, kinds: Mapping[str, str]) -> Any:
+    """A ``pyarrow.Table`` as a ``pandas.DataFrame`` with a plain range index.
+
+    Args:
+        table: the rows.
+        kinds: from :meth:`Snapshot.kinds`.
+    """
+    import pandas as pd
+    import pyarrow as pa
+
+    nullable = {pa.int64(): pd.Int64Dtype(), pa.bool_(): pd.BooleanDtype()}
+    frames = {}
+    for name in table.column_names:
+        values = table.column(name)
+        table = table.drop_columns([name])
+        if kinds[name] == "float":
+            values = values.cast(pa.float64())
+        frames[name] = values.to_pandas(types_mapper=nullable.get if kinds[name] == "nullable" else None)
+    return pd.DataFrame(frames, copy=False)
+
+
+def _extent(pieces: Iterable[Any]) -> tuple[str, int, int | None, int | None]:
+    """Type of a column of numbers or truth values, how many values are missing, and the least and the largest one."""
     import pyarrow as pa
     import pyarrow.compute as pc
 
-    if values.type != pa.int64():
-        return False
-    low, high = pc.min_max(values).as_py().values()
-    return low is None or (low >= -_EXACT and high <= _EXACT)
+    kind, missing, ends = "", 0, []
+    for values in pieces:
+        kind = str(values.type)
+        missing += values.null_count
+        if pa.types.is_int64(values.type):
+            ends += [end for end in pc.min_max(values).as_py().values() if end is not None]
+    return kind, missing, min(ends, default=None), max(ends, default=None)
+
+
+def _kind(kind: str, missing: int, low: int | None, high: int | None) -> str:
+    if not missing or kind not in ("int64", "bool"):
+        return "plain"
+    exact = kind == "int64" and (low is None or high is None or (low >= -_EXACT and high <= _EXACT))
+    return "float" if exact else "nullable"
 
 
 def open_snapshot(folder: Path) -> Snapshot:

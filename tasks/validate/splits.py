@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -30,11 +32,11 @@ def assign(split: Split, snapshot: Snapshot, keep: Mask, target: Target, seed: i
         int8 [rows]: index in :data:`~tasks.validate.rules.PARTS`, or :data:`ASIDE` for a row that is set aside.
     """
     random = np.random.default_rng([seed, 0])
-    rows = np.flatnonzero(keep)
+    rows = _numbers(keep)
     parts = np.full(len(keep), ASIDE, dtype=np.int8)
     match split:
         case TimeSplit():
-            parts[rows] = by_time(split, snapshot)[rows]
+            parts[keep] = by_time(split, snapshot)[keep]
         case RandomSplit():
             _at_random(split, rows, parts, random)
         case StratifiedSplit():
@@ -43,7 +45,7 @@ def assign(split: Split, snapshot: Snapshot, keep: Mask, target: Target, seed: i
         case GroupSplit():
             parts[rows] = _by_group(split.column, (split.validation, split.test), snapshot, rows, random)
         case PredefinedSplit():
-            parts[rows] = _predefined(split, snapshot)[rows]
+            parts[keep] = _predefined(split, snapshot)[keep]
             if split.validation is not None:
                 _draw_validation(split, split.validation, snapshot, parts, target, random)
     return parts
@@ -53,16 +55,20 @@ def draw_calibration(parts: Parts, count: int, seed: int) -> Mask:
     """bool [rows]: exactly ``count`` rows out of train, drawn with a seed (they stay in train too)."""
     random = np.random.default_rng([seed, 1])
     drawn = np.zeros(len(parts), dtype=np.bool_)
-    drawn[random.choice(np.flatnonzero(parts == TRAIN), count, replace=False, shuffle=False)] = True
+    drawn[random.choice(_numbers(parts == TRAIN), count, replace=False, shuffle=False)] = True
     return drawn
 
 
 def microseconds(snapshot: Snapshot, column: str) -> NDArray[np.int64]:
     """A timestamp column as int64 [rows], microseconds since 1970 in UTC; 0 where there is none."""
+    return np.concatenate([_microseconds(values) for values in snapshot.kept(column)])
+
+
+def _microseconds(values: Any) -> NDArray[np.int64]:
     import pyarrow as pa
     import pyarrow.compute as pc
 
-    times: NDArray[np.int64] = pc.fill_null(snapshot.column(column).cast(pa.int64()), 0).to_numpy()
+    times: NDArray[np.int64] = pc.fill_null(values.cast(pa.int64()), 0).to_numpy()
     return times
 
 
@@ -70,10 +76,30 @@ def by_time(split: TimeSplit, snapshot: Snapshot) -> Parts:
     """The part of every row by its moment, int8 [rows]."""
     # Rows of the same moment fall between the same two boundaries, so ties stay together.
     boundaries = [np.datetime64(moment.replace(tzinfo=None), "us").astype(np.int64) for moment in split.boundaries]
-    return np.searchsorted(boundaries, microseconds(snapshot, split.column), side="right").astype(np.int8)
+    pieces = (_microseconds(values) for values in snapshot.kept(split.column))
+    return np.concatenate([np.searchsorted(boundaries, times, side="right").astype(np.int8) for times in pieces])
 
 
-def _at_random(split: Shares, rows: NDArray[np.int64], parts: Parts, random: np.random.Generator) -> None:
+def spans(snapshot: Snapshot, column: str, parts: Parts) -> dict[int, tuple[np.int64, np.int64]]:
+    """First and last moment (microseconds since 1970 in UTC) of each part that has rows, by a timestamp column."""
+    found: dict[int, tuple[np.int64, np.int64]] = {}
+    first = 0
+    for values in snapshot.kept(column):
+        times, here = _microseconds(values), parts[first : first + len(values)]
+        first += len(values)
+        for part in np.unique(here).tolist():
+            of = times[here == part]
+            low, high = found.get(part, (of[0], of[0]))
+            found[part] = min(low, of.min()), max(high, of.max())
+    return found
+
+
+def _numbers(mask: Mask) -> NDArray[Any]:
+    """Row numbers where the mask holds, ascending, in the smallest type: a draw from them is the same in any."""
+    return np.flatnonzero(mask).astype(np.min_scalar_type(len(mask)))
+
+
+def _at_random(split: Shares, rows: NDArray[Any], parts: Parts, random: np.random.Generator) -> None:
     shuffled = random.permutation(rows)
     validation = _rounded(len(rows) * split.validation)
     test = _rounded(len(rows) * split.test)
@@ -86,7 +112,7 @@ def _by_group(
     column: str,
     shares: tuple[float, float],
     snapshot: Snapshot,
-    rows: NDArray[np.int64],
+    rows: NDArray[Any],
     random: np.random.Generator,
 ) -> Parts:
     """Part of each of ``rows``; ``shares`` of them are for validation and for the test."""
@@ -114,9 +140,9 @@ def _predefined(split: PredefinedSplit, snapshot: Snapshot) -> Parts:
     import pyarrow as pa
     import pyarrow.compute as pc
 
-    codes = pc.index_in(snapshot.column(split.column), value_set=pa.array(PARTS))
-    found: Parts = pc.fill_null(codes, ASIDE).to_numpy().astype(np.int8)
-    return found
+    names = pa.array(PARTS)
+    pieces = (pc.fill_null(pc.index_in(v, value_set=names), ASIDE) for v in snapshot.kept(split.column))
+    return np.concatenate([codes.to_numpy().astype(np.int8) for codes in pieces])
 
 
 def _draw_validation(
@@ -128,7 +154,7 @@ def _draw_validation(
     random: np.random.Generator,
 ) -> None:
     """Move a share of train to validation, in place: whole groups, or rows within each class."""
-    train = np.flatnonzero(parts == TRAIN)
+    train = _numbers(parts == TRAIN)
     if split.group:
         parts[train] = _by_group(split.group, (share, 0.0), snapshot, train, random)
         return

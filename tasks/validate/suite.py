@@ -107,22 +107,27 @@ class Suite(Section):
     """Checks, in the order in which they are reported."""
 
 
-def load(path: Path, columns: dict[str, str]) -> Suite:
+def load(path: Path, columns: dict[str, str], engine: str = "pandas") -> Suite:
     """Read a suite and check all of it, the expectations' own arguments included.
 
     Args:
         path: the YAML file.
         columns: name -> type of the snapshot's columns (a check may name these and the suite's own).
+        engine: ``validate.engine``, which must be able to judge the checks.
 
     Raises:
         UsageError: if the file is absent or not YAML.
         SettingsError: listing every mistake: unknown keys, expectations, arguments and columns.
     """
+    from tasks.validate import batchable
     from tasks.validate.expectations import mistakes_in
 
     raw = read_yaml(path, "the suite of checks", "write it, or correct validate.suite in the params file")
     suite, mistakes = check(Suite, raw, SCHEMA)
-    mistakes = _without_duplicates(mistakes + mistakes_in(raw, columns))
+    mistakes += mistakes_in(raw, columns)
+    if engine == "duckdb":
+        mistakes += batchable.mistakes_in(raw)
+    mistakes = _without_duplicates(mistakes)
     if suite is None or mistakes:
         raise settings_error(str(path), mistakes, SCHEMA)
     return suite

@@ -51,7 +51,6 @@ def write_parts(
 
     schema = snapshot.schema().insert(0, pa.field("row", pa.int64()))
     size = _group_rows(snapshot)
-    texts, told = _joined(np.flatnonzero(parts == ASIDE), reasons), 0
     first = 0
     with ExitStack() as stack:
         files = {
@@ -68,8 +67,8 @@ def write_parts(
                 files[name].add(_told(_where(numbered, here == index), name, histories))
             files["calibration"].add(_told(_where(numbered, calibration[first:end]), "calibration", histories))
             left_out = _where(numbered, here == ASIDE)
-            quarantine.add(left_out.append_column("reason", texts.slice(told, len(left_out))).cast(aside))
-            told += len(left_out)
+            texts = _joined(first + np.flatnonzero(here == ASIDE), reasons)
+            quarantine.add(left_out.append_column("reason", texts).cast(aside))
             first = end
 
 
@@ -111,13 +110,12 @@ def _joined(rows: NDArray[np.int64], reasons: Mapping[str, NDArray[np.int64]]) -
     import pyarrow as pa
     import pyarrow.compute as pc
 
+    if not len(rows):
+        return pa.array([], pa.string())
     columns = []
     for reason, of in reasons.items():
-        applies = np.zeros(len(rows), dtype=np.bool_)
-        applies[np.searchsorted(rows, of)] = True
+        applies = np.isin(rows, of[slice(*np.searchsorted(of, [rows[0], rows[-1] + 1]))])
         columns.append(pc.if_else(pa.array(applies), pa.scalar(reason), pa.scalar(None, pa.string())))
-    if not columns:
-        return pa.array([], pa.string())
     return pc.binary_join_element_wise(*columns, "; ", null_handling="skip")
 
 

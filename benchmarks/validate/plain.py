@@ -1,7 +1,7 @@
 """Speed and memory of `validate` on a bootstrap of the flights, beside plain Great Expectations on one pandas frame.
 
-    python benchmarks/validate.py                          0.3 million rows, interleaved, medians
-    python benchmarks/validate.py --rows 300000 10000000   also 10 million
+    python benchmarks/validate/plain.py                          0.3 million rows, interleaved, medians
+    python benchmarks/validate/plain.py --rows 300000 10000000   also 10 million
 
 Both ask the same checks of the same Parquet file, each in a process of its own; the stage also sets rows aside, splits
 and writes them, and makes its report. The whole frame is skipped where it would not fit into memory, as far as the
@@ -19,8 +19,9 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import NamedTuple
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 SUITE = ROOT / "examples/flights/suite.yaml"
 GROUP_ROWS = 65_536
 PARAMS = """\
@@ -55,8 +56,6 @@ def bootstrap(table, rows: int, folder: Path) -> None:
     import pyarrow.compute as pc
     import pyarrow.parquet as pq
 
-    from tasks.core import manifest
-
     ingest = folder / "artifacts/ingest"
     ingest.mkdir(parents=True)
     random, seen = np.random.default_rng(0), np.zeros(len(table), dtype=np.int64)
@@ -70,18 +69,30 @@ def bootstrap(table, rows: int, folder: Path) -> None:
             taken = table.take(drawn)
             number = pc.add(taken["flight"], pa.array(copy * 10_000))
             writer.write_table(taken.set_column(place, table.schema.field(place), number))
-    names = {"int64": "int64", "double": "float64", "string": "string", "bool": "bool"}
-    columns = {field.name: names.get(str(field.type), "timestamp") for field in table.schema}
-    (ingest / "schema.json").write_text(json.dumps({"columns": columns}))
-    facts = {"rows": rows, "content_hash": "0" * 64, "columns": columns, "source": {"kind": "bootstrap"}}
-    roles = {"rows.parquet": "rows", "schema.json": "schema"}
-    manifest.write(manifest.build("ingest", "0" * 64, {}, ingest, roles, facts=facts), ingest)
+    finish(ingest, table.schema, rows, PARAMS)
     (folder / "params.yaml").write_text(PARAMS)
     suite = SUITE.read_text()
     limits = {"max_value: 9999": "max_value: 999999999", "min_value: 300000": "min_value: 1", "400000": "400000000"}
     for one, other in limits.items():
         suite = suite.replace(f"{one}\n", f"{other}\n")
     (folder / "suite.yaml").write_text(suite)
+
+
+def finish(ingest: Path, schema, rows: int, params: str) -> None:
+    """Make a folder with `rows.parquet` one that `ingest` has left with these params (YAML or JSON)."""
+    import yaml
+
+    from tasks.core import manifest
+    from tasks.core.settings import Base, Ingest
+
+    names = {"int64": "int64", "double": "float64", "string": "string", "bool": "bool"}
+    columns = {field.name: names.get(str(field.type), "timestamp") for field in schema}
+    (ingest / "schema.json").write_text(json.dumps({"columns": columns}))
+    given = yaml.safe_load(params)
+    settings = manifest.settings_hash(Base.model_validate(given["base"]), Ingest.model_validate(given["ingest"]))
+    facts = {"rows": rows, "content_hash": "0" * 64, "columns": columns, "source": {"kind": "synthetic"}}
+    roles = {"rows.parquet": "rows", "schema.json": "schema"}
+    manifest.write(manifest.build("ingest", settings, {}, ingest, roles, facts=facts), ingest)
 
 
 def plain(folder: Path) -> None:
@@ -105,8 +116,16 @@ def plain(folder: Path) -> None:
     assert not any("raised_exception': True" in str(result.exception_info) for result in results)
 
 
-def measured(command: list[str]) -> tuple[float, float]:
-    """Wall seconds and peak resident MiB of a process that ends well."""
+class Cost(NamedTuple):
+    """Wall seconds, seconds of processors, and peak resident MiB."""
+
+    wall: float
+    processor: float
+    peak: float
+
+
+def measured(command: list[str]) -> Cost:
+    """What a process that ends well costs."""
     started = time.perf_counter()
     process = subprocess.Popen(
         command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
@@ -116,7 +135,7 @@ def measured(command: list[str]) -> tuple[float, float]:
     _, status, usage = os.wait4(process.pid, 0)
     seconds = time.perf_counter() - started
     assert os.waitstatus_to_exitcode(status) == 0, said
-    return seconds, usage.ru_maxrss / 1024
+    return Cost(seconds, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024)
 
 
 def race(folder: Path, repeats: int, with_plain: bool) -> dict[str, list[tuple[float, float]]]:
@@ -124,13 +143,13 @@ def race(folder: Path, repeats: int, with_plain: bool) -> dict[str, list[tuple[f
     found: dict[str, list[tuple[float, float]]] = {"validate (all of it)": [], "its checks alone": []}
     for _ in range(repeats):
         command = [sys.executable, "-m", "tasks", "validate", "--params", str(folder / "params.yaml")]
-        seconds, peak = measured(command)
-        found["validate (all of it)"].append((seconds, peak))
+        cost = measured(command)
+        found["validate (all of it)"].append((cost.wall, cost.peak))
         record = json.loads((folder / "artifacts/runs/validate.json").read_text())
         found["its checks alone"].append((record["measured"]["seconds"]["checks"], 0.0))
         if with_plain:
             plainly = measured([sys.executable, __file__, "--plain", str(folder)])
-            found.setdefault("plain GX, one frame", []).append(plainly)
+            found.setdefault("plain GX, one frame", []).append((plainly.wall, plainly.peak))
     return found
 
 
@@ -146,7 +165,7 @@ def main() -> None:
     import psutil
 
     imports = "import great_expectations, pyarrow.parquet"
-    _, idle = measured([sys.executable, "-c", imports])
+    idle = measured([sys.executable, "-c", imports]).peak
     print("| rows | what | seconds | rows/s | peak MiB |\n|---|---|---|---|---|")
     print(f"| 0 | {imports} | | | {idle:,.0f} |", flush=True)
     per_row = 0.0  # MiB that the whole frame needs for each row, from the size before
