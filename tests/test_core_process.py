@@ -73,6 +73,20 @@ def test_a_stage_ends_when_the_driver_that_the_environment_names_is_killed(tmp_p
     assert mark.read_text() == "cleaned up"
 
 
+def test_a_stage_ends_when_nobody_reads_what_it_says_any_more(tmp_path: Path) -> None:
+    mark = tmp_path / "mark"
+    driver = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+    environment = os.environ | {process.DRIVER_VARIABLE: str(driver.pid)}
+    with subprocess.Popen([sys.executable, "-c", STAGE, mark], env=environment, stderr=subprocess.PIPE) as stage:
+        wait_for(mark, "ready")
+        assert stage.stderr is not None
+        stage.stderr.close()
+        driver.kill()
+        assert stage.wait(5) == 128 + signal.SIGTERM
+    driver.wait()
+    assert mark.read_text() == "cleaned up"
+
+
 def test_a_stage_does_not_begin_when_its_driver_is_gone_already(tmp_path: Path) -> None:
     mark = tmp_path / "mark"
     driver = subprocess.Popen([sys.executable, "-c", ""])

@@ -9,7 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import TYPE_CHECKING
 
@@ -63,7 +63,8 @@ def die_with_driver() -> None:
     def watch() -> None:
         while all(_lives(driver) for driver in drivers):
             time.sleep(_POLL_SECONDS)
-        print("the process that started this one is gone: stopping", file=sys.stderr, flush=True)
+        with suppress(OSError):  # who read this may be gone with the driver: a broken pipe
+            print("the process that started this one is gone: stopping", file=sys.stderr, flush=True)
         os.kill(os.getpid(), signal.SIGTERM)
         time.sleep(10)  # a native call that holds the interpreter would never see the signal
         os._exit(128 + signal.SIGTERM)
