@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import shlex
-import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -102,7 +101,7 @@ class Records:
         pages = {name: path for stage in done for name, path in _reports(artifacts, stage).items()}
         for name, path in pages.items():
             if path.is_file():
-                shutil.copyfile(path, folder / name)
+                files.copy(path, folder / name)
 
 
 def _reports(artifacts: Path, stage: str) -> dict[str, Path]:

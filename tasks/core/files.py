@@ -54,6 +54,16 @@ def write_text(path: Path, text: str) -> None:
         temporary.unlink(missing_ok=True)
 
 
+def copy(source: Path, path: Path) -> None:
+    """Copy a file's bytes by temporary file and rename: where the disk is full, nothing is left of it."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        shutil.copyfile(source, temporary)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
 def write_json(path: Path, value: Any) -> None:
     """Write :func:`canonical_json` atomically."""
     write_text(path, canonical_json(value))
