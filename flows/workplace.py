@@ -222,7 +222,7 @@ class Workplace:
         changes, added = dict(params), [path]
         if trials is not None:
             table = path.with_name(f"{self.home.settings.base.name}.warm_start.csv")
-            shutil.copyfile(trials, table)
+            files.copy(trials, table)
             changes["tune", "warm_start"] = table.name
             added.append(table)
         if not changes:
