@@ -18,7 +18,7 @@ from prefect.events import emit_event
 from prefect.states import Completed
 
 from flows import models
-from flows.monitoring import examine
+from flows.monitoring import NothingServes, examine
 from flows.publish import link, shown
 from flows.run import failed
 from tasks.core.errors import AssayError
@@ -41,7 +41,8 @@ def monitor(params: str = "params.yaml", bundle: str | None = None) -> Any:
         bundle: what they are held against; None takes what serves at ``monitor.stage``.
 
     Returns:
-        The :class:`~tasks.monitor.Outcome`; the flow run's state is called by its word.
+        The :class:`~tasks.monitor.Outcome`; the flow run's state is called by its word. Where nothing was promoted yet,
+        that finding, in a state NOTHING: a schedule may begin before the first promotion.
 
     Raises:
         AssayError: see :func:`tasks.monitor.monitor`.
@@ -49,6 +50,8 @@ def monitor(params: str = "params.yaml", bundle: str | None = None) -> Any:
     path = Path(params)
     try:
         outcome = examine(path, Path(bundle) if bundle else None, lambda found: _ask(found, path))
+    except NothingServes as reason:
+        return Completed(name="NOTHING", message=str(reason), data=reason)
     except AssayError as error:
         return failed(error)
     with shown("what monitor found"):

@@ -14,6 +14,10 @@ from tasks.promote import moves
 from tasks.promote.store import find
 
 
+class NothingServes(UsageError):
+    """Nothing was promoted yet. Asked for by a person it is a mistake; on a schedule there is nothing to do."""
+
+
 def examine(params: Path, bundle: Path | None = None, ask: Callable[[Outcome], None] | None = None) -> Outcome:
     """Judge the newest rows; for errors see :func:`tasks.monitor.monitor`.
 
@@ -38,7 +42,7 @@ def _champion(settings: Params, root: Path, bundle: Path | None) -> Iterator[Pat
     if served is None:
         rule = "rows are held against the bundle that serves"
         way_out = f"assay promote {name} VERSION --to {stage}, set monitor.stage, or name one with --bundle"
-        raise UsageError(rule, f"nothing was promoted to {stage} in {settings.promote.store}", way_out)
+        raise NothingServes(rule, f"nothing was promoted to {stage} in {settings.promote.store}", way_out)
     with store.fetched(name, served.version) as folder:
         yield folder
 

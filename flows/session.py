@@ -81,6 +81,8 @@ def monitor(params: Path, bundle: Path | None = None) -> Outcome:
         from flows.monitor import monitor as flow
 
         found: Any = flow(str(params), None if bundle is None else str(bundle))
+        if isinstance(found, monitoring.NothingServes):
+            raise found
         outcome: Outcome = found
         return outcome
 
