@@ -42,7 +42,9 @@ def _champion(settings: Params, root: Path, bundle: Path | None) -> Iterator[Pat
     if served is None:
         rule = "rows are held against the bundle that serves"
         way_out = f"assay promote {name} VERSION --to {stage}, set monitor.stage, or name one with --bundle"
-        raise NothingServes(rule, f"nothing was promoted to {stage} in {settings.promote.store}", way_out)
+        looked = (root / settings.base.artifacts_dir / "monitor").is_dir()  # then something served: a store is lost
+        error = UsageError if looked else NothingServes
+        raise error(rule, f"nothing was promoted to {stage} in {settings.promote.store}", way_out)
     with store.fetched(name, served.version) as folder:
         yield folder
 

@@ -7,7 +7,7 @@ promote.serve(name="promote")
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from shlex import quote
@@ -85,17 +85,22 @@ def promote(
         print(f"{gate.name}: {said.word}: {said.reason}", file=sys.stderr)
         return said
 
+    try:
+        people = load(Path(params)).retrain.notify  # now: while gates and approvers take their time it may change
+    except UsageError as error:  # it does not say whom to tell
+        return failed(error)
+
     paths = (Path(one) if one else None for one in (approve_with, approval, audit_report))
     wanted = Wanted(name, version, to, Path(params), reason, force, *paths)
 
     def ask(wished: Approval, rules: Rules) -> Approval | None:
-        _tell(wanted, "waits for an approval", _question(wanted, rules, rows))
+        _tell(people, wanted, "waits for an approval", _question(wanted, rules, rows))
         return _ask(wished, rules)
 
     try:
         return carry_out(wanted, conduct, ask)
     except Exception as error:
-        _tell_of(error, wanted)
+        _tell_of(people, error, wanted)
         if isinstance(error, AssayError):
             return failed(error)
         raise
@@ -119,18 +124,18 @@ def _as_task(gate: Gate, answer: Callable[[Gate], Said]) -> Said:
     return found[0]
 
 
-def _tell_of(error: Exception, wanted: Wanted) -> None:
+def _tell_of(people: Sequence[str], error: Exception, wanted: Wanted) -> None:
     """Tell of a promotion that did not end well, but not of a slip: whoever asked for it reads that, and mends it."""
     if isinstance(error, UsageError) and not isinstance(error, MachineError):
         return
     what = "was refused" if isinstance(error, PromotionRefused) else "FAILED"
-    _tell(wanted, what, f"{error}\nnext:   {_command(wanted)} (when that is mended)")
+    _tell(people, wanted, what, f"{error}\nnext:   {_command(wanted)} (when that is mended)")
 
 
-def _tell(wanted: Wanted, what: str, body: str) -> None:
-    """Tell those whom `retrain.notify` names what became of a promotion."""
+def _tell(people: Sequence[str], wanted: Wanted, what: str, body: str) -> None:
+    """Tell people (blocks' names, as in `retrain.notify`) what became of a promotion."""
     subject = f"Assay: {wanted.name}: the promotion of {wanted.version} to {wanted.stage} {what}"
-    notify(load(wanted.params).retrain.notify, subject, body)
+    notify(people, subject, body)
 
 
 def _question(wanted: Wanted, rules: Rules, gates: Iterable[Mapping[str, str]]) -> str:
@@ -146,8 +151,12 @@ def _question(wanted: Wanted, rules: Rules, gates: Iterable[Mapping[str, str]]) 
 
 
 def _command(wanted: Wanted, word: str = "promote") -> str:
-    params = quote(str(wanted.params))
-    return f"assay {word} {wanted.name} {wanted.version} --to {wanted.stage} --params {params}"
+    parts = ["assay", word, wanted.name, wanted.version, "--to", wanted.stage, "--params", str(wanted.params)]
+    if word == "promote":
+        parts += ["--force"] if wanted.force else []
+        parts += ["--reason", wanted.reason] if wanted.reason else []
+        parts += ["--audit-report", str(wanted.audit_report)] if wanted.audit_report else []
+    return " ".join(map(quote, parts))
 
 
 def _ask(wanted: Approval, rules: Rules) -> Approval | None:

@@ -63,7 +63,8 @@ def carry_out(wanted: Wanted, conduct: room.Conduct, ask_person: AskPerson) -> s
     asked = replace(asked, force=wanted.force, audit_report=wanted.audit_report, obtain=obtain)
 
     def with_registry(gate: room.Gate, answer: Callable[[room.Gate], room.Said]) -> room.Said:
-        return conduct(gate, lambda one: _taggable(pipeline, artifact, wanted.version, one, answer(one)))
+        checked = replace(gate, ask=lambda: _taggable(pipeline, artifact, wanted.version, gate.name, gate.ask()))
+        return conduct(checked, answer)
 
     entry, new = room.promote(asked, with_registry)
     now = "now serves" if new else "serves already"
@@ -107,9 +108,9 @@ def history(name: str, params: Path) -> Iterator[str]:
     yield f"{len(moves)} moves; the chain holds"
 
 
-def _taggable(pipeline: Pipeline, artifact: str, version: str, gate: room.Gate, said: room.Said) -> room.Said:
+def _taggable(pipeline: Pipeline, artifact: str, version: str, gate: str, said: room.Said) -> room.Said:
     """What a gate said; no PASS of `origin` where the commit cannot be tagged as this version, while nothing moved."""
-    if gate.name != "origin" or said.word != "PASS":
+    if gate != "origin" or said.word != "PASS":
         return said
     commit = str(repository.git_state(pipeline.root)["commit"])
     if registry.is_registered(pipeline, artifact, version):

@@ -130,6 +130,10 @@ def test_the_flow_asks_for_a_retraining_by_an_event(served: Path, prefect: str) 
     from prefect.client.orchestration import get_client
 
     (served / "dvc.yaml").write_text("stages: {}\n")
+    (served / "store").rename(served / "elsewhere")
+    with pytest.raises(UsageError, match="nothing was promoted to prod"):
+        monitor(served / "params.yaml")
+    (served / "elsewhere").rename(served / "store")
     words = []
     for day in (1, 2):
         pq.write_table(drifted(day), served / "recent.parquet")
@@ -139,13 +143,13 @@ def test_the_flow_asks_for_a_retraining_by_an_event(served: Path, prefect: str) 
     with pytest.raises(UsageError, match=r"recent\.parquet does not exist"):
         monitor(served / "params.yaml")
     (served / "store").rename(served / "elsewhere")
-    with pytest.raises(UsageError, match="nothing was promoted to prod"):
+    with pytest.raises(UsageError, match="nothing was promoted to prod"):  # a store is lost: no state NOTHING
         monitor(served / "params.yaml")
     with get_client(sync_client=True) as client:
         runs = client.read_flow_runs()
         artifacts = client.read_artifacts()
         event = _event(client)
-    assert sorted(run.state.name for run in runs) == ["DRIFT", "NOTHING", "UsageError", "WATCH"]
+    assert sorted(run.state.name for run in runs) == ["DRIFT", "NOTHING", "UsageError", "UsageError", "WATCH"]
     assert {one.key for one in artifacts} == {"monitor", "monitor-page", "monitor-columns", "assay-models"}
     (line,) = json.loads(max((one for one in artifacts if one.key == "assay-models"), key=lambda one: one.created).data)
     assert (line["model"], line["last monitor"].partition(",")[0]) == ("tiny", "DRIFT")

@@ -111,6 +111,21 @@ def test_a_commit_that_stands_for_a_version_refuses_another_one_before_anything_
     assert tags(root) == ["tiny#staging#1", "tiny@v1.0.0", "tiny@v2.0.0"]
 
 
+def test_a_registry_that_cannot_be_asked_is_no_yes(reported: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def unreadable(*_: Any) -> None:
+        raise UsageError("GTO reads the tags", "they cannot be read", "mend the repository")
+
+    monkeypatch.setattr(registry, "other_at_commit", unreadable)
+    wanted = Wanted(NAME, bundle_of(reported).name, "staging", reported / "params.yaml")
+
+    def of_origin_alone(gate: Gate, answer: Callable[[Gate], Said]) -> Said:
+        return answer(gate) if gate.name in ("bundle", "origin") else Said("PASS", "")
+
+    with pytest.raises(PromotionRefused) as caught:
+        carry_out(wanted, of_origin_alone, lambda _, __: None)
+    assert "gate origin: INCONCLUSIVE: GTO reads the tags: they cannot be read" in caught.value.found
+
+
 # The commands, with the real server.
 
 
@@ -224,7 +239,7 @@ def test_a_machine_that_refuses_is_told_and_a_slip_is_not(promotable: Path, monk
     monkeypatch.setattr(conducted, "notify", lambda *told: said.append(told))
     wanted = Wanted(NAME, "1-ab", "prod", promotable / "params.yaml")
     for error in (UsageError("a rule", "a slip", "another word"), MachineError("a rule", "a full disk", "make room")):
-        conducted._tell_of(error, wanted)
+        conducted._tell_of(["custom-webhook/ops"], error, wanted)
     ((blocks, subject, body),) = said
     assert (list(blocks), subject) == (["mattermost-webhook/ops"], "Assay: tiny: the promotion of 1-ab to prod FAILED")
     assert "a full disk" in body

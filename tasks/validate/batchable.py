@@ -82,12 +82,20 @@ def _of_one_row(condition: Any) -> bool:
 
 
 def _is_of_one_row(node: ast.AST) -> bool:
+    if isinstance(node, ast.Compare) and any(isinstance(one, ast.In | ast.NotIn) for one in node.ops):
+        return not any(map(_names, node.comparators))  # all values of a column, not this row's
     if isinstance(node, ast.Name):
         return node.id not in _OF_A_FRAME
     if isinstance(node, ast.Call):
-        return isinstance(node.func, ast.Attribute)  # of which the walk has its own word
+        values = node.args if getattr(node.func, "attr", "") == "isin" else []
+        return isinstance(node.func, ast.Attribute) and not any(map(_names, values))  # the walk looks at the method
     if isinstance(node, ast.Attribute):
         of = node.value
         accessed = isinstance(of, ast.Attribute) and of.attr in ("str", "dt")
         return node.attr not in _OF_ALL_VALUES if accessed else node.attr in _OF_ONE_VALUE | {"str", "dt"}
     return not isinstance(node, ast.Subscript)
+
+
+def _names(node: ast.AST) -> bool:
+    """Whether a column is named there."""
+    return any(isinstance(one, ast.Name) for one in ast.walk(node))

@@ -137,7 +137,9 @@ def _holding(frame: Any, condition: str) -> Any:
     """Numbers of a frame's rows that a condition holds for."""
     try:
         return frame.query(condition, parser="pandas").index.to_numpy()
-    except (NameError, TypeError, ValueError, AttributeError, NotImplementedError) as error:
+    except MemoryError:
+        raise
+    except Exception as error:  # pandas raises whatever a word of the condition does
         raise ConditionError(error) from error
 
 
