@@ -239,7 +239,7 @@ def test_a_machine_that_refuses_is_told_and_a_slip_is_not(promotable: Path, monk
     monkeypatch.setattr(conducted, "notify", lambda *told: said.append(told))
     wanted = Wanted(NAME, "1-ab", "prod", promotable / "params.yaml")
     for error in (UsageError("a rule", "a slip", "another word"), MachineError("a rule", "a full disk", "make room")):
-        conducted._tell_of(["custom-webhook/ops"], error, wanted)
+        conducted._tell_of(["mattermost-webhook/ops"], error, wanted)
     ((blocks, subject, body),) = said
     assert (list(blocks), subject) == (["mattermost-webhook/ops"], "Assay: tiny: the promotion of 1-ab to prod FAILED")
     assert "a full disk" in body
