@@ -219,8 +219,8 @@ def test_make_would_do_it(step: Step) -> None:
 UP = "test_up_runs_a_scheduled_retraining_as_a_team_has_it_and_down_leaves_nothing"
 #: Command -> file under tests/, and its test.
 BY_OTHERS = {
-    "assay up": ("test_services.py", UP),
-    "assay down": ("test_services.py", UP),
+    "assay up": ("test_services_team.py", UP),
+    "assay down": ("test_services_team.py", UP),
     "assay predict dist/flights/1-<digest> rows.csv --target edge": (
         "test_targets.py",  # it has a bundle for two targets
         "test_the_command_line_takes_a_target",
