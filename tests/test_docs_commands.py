@@ -54,7 +54,7 @@ def another_folder(shell: Shell) -> None:
 
 
 DVC = (
-    Step("dvc repro", "Running stage 'export'"),
+    Step("dvc repro", "export: done"),
     Step("dvc status", "up to date", keep),
     Step("dvc metrics show", "verify.trials"),
     Step("dvc exp run -S tune.trials=4", "Ran experiment"),
