@@ -77,6 +77,26 @@ def new_keys(folder: Path, password: bytes | None = None) -> tuple[Path, Path]:
     return private, public
 
 
+def read_private_key(path: Path, password: bytes | None) -> Any:
+    """The private key in a PEM file, of any kind.
+
+    Raises:
+        OSError: if the file cannot be read.
+        TypeError: if it is encrypted and there is no password, or the other way round.
+        ValueError: if it is no key, or the password does not open it.
+    """
+    from cryptography.hazmat.primitives.serialization import load_pem_private_key
+
+    pem = path.read_bytes()
+    try:
+        return load_pem_private_key(pem, password)
+    except ValueError as error:
+        # What one wrong password in 256 "decrypts" ends like a whole key: then the library calls the key malformed.
+        if b"ENCRYPTED" in pem:
+            raise ValueError("Incorrect password, or a damaged key") from error
+        raise
+
+
 def sign(folder: Path, private_key: Path, password: bytes | None = None) -> Path:
     """Sign a folder with a key: whole or not at all, in place of any other signature than a good one by this very key.
 
@@ -138,11 +158,10 @@ class KeySigner:
 
     def __init__(self, private_key: Path, password: bytes | None = None) -> None:
         with _library():
-            from cryptography.hazmat.primitives.serialization import load_pem_private_key
             from model_signing import signing
         way_out = "`assay keys new` makes one; its password goes into ASSAY_SIGNING_PASSWORD"
         with _key_errors(private_key, way_out):
-            key: Any = load_pem_private_key(private_key.read_bytes(), password)
+            key = read_private_key(private_key, password)
             _check_curve(key)
         self._public = _pem(key.public_key())
         # The library's annotation of the password says text; what it is handed to takes bytes.

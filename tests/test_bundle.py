@@ -382,6 +382,13 @@ def test_a_key_with_a_password(signed: Signed, tmp_path: Path) -> None:
     bundle.verify(signed.folder, public)
 
 
+def test_no_wrong_password_is_taken_for_a_broken_key(tmp_path: Path) -> None:
+    private, _ = signing.new_keys(tmp_path, b"open sesame")
+    for guess in range(1_000):
+        with pytest.raises(UsageError, match="Incorrect password"):
+            signing.KeySigner(private, str(guess).encode())
+
+
 @pytest.mark.parametrize("key", ["nowhere", "text", "private", "rsa"])
 def test_what_is_no_public_key_is_a_matter_of_use(signed: Signed, tmp_path: Path, key: str) -> None:
     from cryptography.hazmat.primitives import serialization

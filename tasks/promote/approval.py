@@ -12,6 +12,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+from deploy.signing import read_private_key
 from tasks.core import files, repository
 from tasks.core.errors import UsageError
 from tasks.core.settings import Approval as Rules
@@ -204,10 +205,8 @@ def _ecdsa() -> Any:
 
 
 def _private(path: Path, password: bytes | None) -> Any:
-    from cryptography.hazmat.primitives.serialization import load_pem_private_key
-
     try:
-        return load_pem_private_key(path.read_bytes(), password)
+        return read_private_key(path, password)
     except (OSError, ValueError, TypeError) as error:
         raise UsageError(_KEYS, f"{path}: {error}", "its password goes into ASSAY_SIGNING_PASSWORD") from error
 
