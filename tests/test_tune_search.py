@@ -283,6 +283,38 @@ EARLIER = [
 ]
 
 
+@pytest.mark.parametrize("sampler", ["tpe", "gp", "random"])
+def test_a_search_that_learns_begins_with_what_is_nearest_to_the_recommended(tmp_path: Path, sampler: str) -> None:
+    space = SPACE | {
+        "weight_decay": {"low": 0.0001, "high": 0.1, "log": True},
+        "layers": {"choices": [1, 2]},
+        "feature_dropout": {"low": 0.0, "high": 0.2, "when": {"layers": [1]}, "otherwise": 0.0},
+    }
+    rate = pytest.approx(0.00245, rel=0.01)  # the middle of the recommended range, on its logarithmic scale
+    first = proposals.first(tune(sampler=sampler, space=space), tmp_path, True)
+    if sampler == "random":
+        assert first == []
+        return
+    assert first == [
+        {
+            "learning_rate": pytest.approx(0.00245, rel=0.01),
+            "weight_decay": 0.1,
+            "hidden": 64,
+            "layers": 2,
+            "dropout": 0.4,
+        }
+    ]
+    trials = run(tune(sampler=sampler, space=space, trials=2), tmp_path / "study", first=first)
+    assert trials[0].params == first[0] != trials[1].params
+
+
+def test_nothing_is_known_of_the_recommended_space_itself_or_of_one_that_is_fixed(tmp_path: Path) -> None:
+    assert proposals.first(tune(space={}), tmp_path, True) == []
+    assert (
+        proposals.first(tune(space=FIXED | {"learning_rate": 0.01, "hidden": 8, "dropout": 0.1}), tmp_path, True) == []
+    )
+
+
 @pytest.mark.parametrize("sampler", ["tpe", "grid", "qmc"])
 def test_the_best_of_an_earlier_search_are_the_first_trials(tmp_path: Path, sampler: str) -> None:
     """Values that this space does not have (a dropout of 0.9, 13 units) are proposed anew."""

@@ -30,6 +30,8 @@ from tasks.tune.trial import Job, Local, Report, Task
 #: Seconds since the start, and the best complete trial's metric by then.
 History = list[tuple[float, float]]
 _MANY = 100_000
+#: A trial's seed is the search's plus its number: searches of neighbouring seeds would be much the same one.
+_APART = 1_000_003
 _METHODS: dict[str, dict[str, Any]] = {
     "Assay": {},
     "grid": {"sampler": "grid", "pruner": "none"},
@@ -38,10 +40,10 @@ _METHODS: dict[str, dict[str, Any]] = {
 }
 
 
-def ours(params: Params, objective: Objective, folder: Path, seed: int) -> History:
-    """A search of Assay's, until its time is over."""
+def ours(params: Params, objective: Objective, folder: Path, seed: int, first: list[proposals.Point]) -> History:
+    """A search through Assay's runner, until its time is over; ``first`` are its first trials."""
     began = time.time()
-    trials = search(study.open_study(params.tune, folder), params.tune, seed, [Local(objective.train)])
+    trials = search(study.open_study(params.tune, folder), params.tune, seed, [Local(objective.train)], first)
     complete = [trial for trial in trials if trial.state.name == "COMPLETE"]
     print(f"{len(trials)} trials begun, {len(complete)} trained to the end", flush=True)
     return best_so_far([(trial.datetime_complete.timestamp() - began, trial.values[0]) for trial in complete])
@@ -120,7 +122,7 @@ def at(history: History, target: float) -> float:
 def one_seed(options: argparse.Namespace, seed: int) -> dict[str, History]:
     """Every method's history."""
     found: dict[str, History] = {}
-    names = [*_METHODS, *([] if options.without_ray else ["Ray Tune"])]
+    names = [name for name in (*_METHODS, "Ray Tune") if options.methods is None or name in options.methods]
     for name in names[seed % len(names) :] + names[: seed % len(names)]:
         root = options.out / f"{name.replace(' ', '-')}-{seed}"
         changes = _METHODS.get(name, {}) | {"minutes": options.minutes, "trials": _MANY, "epochs": options.epochs}
@@ -135,9 +137,10 @@ def one_seed(options: argparse.Namespace, seed: int) -> dict[str, History]:
         objective = Objective.prepare(job)
         assert objective.metric.higher_is_better, "choose an example whose metric grows"
         if name == "Ray Tune":
-            found[name] = by_ray_tune(params, job, options.minutes, seed)
+            found[name] = by_ray_tune(params, job, options.minutes, _APART * seed)
         else:
-            found[name] = ours(params, objective, root / "study", seed)
+            first = proposals.first(params.tune, root, True) if name == "Assay" else []  # as its stage begins
+            found[name] = ours(params, objective, root / "study", _APART * seed, first)
         print(f"seed {seed}: {name}: {found[name][-1] if found[name] else 'nothing complete'}", flush=True)
     return found
 
@@ -153,7 +156,7 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=10.0)
     parser.add_argument("--epochs", type=int, default=6)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--without-ray", action="store_true")
+    parser.add_argument("--methods", nargs="+", help="these alone (default: all; `Ray Tune` must be installed)")
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
     runs = [one_seed(options, seed) for seed in options.seeds]

@@ -23,6 +23,9 @@ Point = dict[str, Any]
 #: and all of them where there is None.
 Plan = Callable[[int], Point | None]
 
+#: Samplers that learn from trials, and so gain from one that is known to be good; the others keep to their own order.
+_LEARNING = frozenset({"tpe", "gp"})
+
 
 def distributions(space: Section) -> dict[str, BaseDistribution]:
     """Optuna's words for every searched hyperparameter; one that others wait for comes before them."""
@@ -158,6 +161,57 @@ def _quantile(distribution: Any, share: float) -> Any:
     # A whole number, or a step, stands for the values around it.
     low, high = distribution.low - step / 2, distribution.high + step / 2
     value = low * (high / low) ** share if distribution.log else low + (high - low) * share
+    if step:
+        value = distribution.low + round((value - distribution.low) / step) * step
+    value = min(max(value, distribution.low), distribution.high)
+    return int(value) if isinstance(distribution, IntDistribution) else value
+
+
+def first(settings: Tune, root: Path, higher_is_better: bool) -> list[Point]:
+    """The configurations that a search begins with: those of an earlier one, or what is known of such models.
+
+    Raises:
+        UsageError: as :func:`earlier` does.
+    """
+    if settings.warm_start is not None:
+        return earlier(settings, root, higher_is_better)
+    return recommended(settings.space) if settings.sampler in _LEARNING else []
+
+
+def recommended(space: Section) -> list[Point]:
+    """The point of somebody's own space that is nearest to the middle of the one that the model's author recommends.
+
+    None in the recommended space itself, which has no better and no worse half.
+    """
+    fields = type(space).model_fields
+    searched = {name: option for name, option in options(space).items() if isinstance(option, Searchable)}
+    if all(option == fields[name].default for name, option in searched.items()):
+        return []
+    if any(fields[name].is_required() for name in searched):  # its author recommends nothing
+        return []
+    known = distributions(space)
+    point = {name: _nearest(known[name], middle(fields[name].default)) for name in searched}
+    return [] if None in point.values() else [_of_conditions(space, point)]
+
+
+def middle(option: Any) -> Any:
+    """What lies in the middle of a range or a list; a fixed value is its own."""
+    if isinstance(option, FloatRange):
+        return _at(option, 1 / 2)
+    return option.choices[len(option.choices) // 2] if isinstance(option, Choice) else option
+
+
+def _nearest(distribution: Any, value: Any) -> Any:
+    """The value of a distribution that is nearest to another one; None if there is no telling."""
+    if isinstance(distribution, CategoricalDistribution):
+        if value in distribution.choices:
+            return value
+        if any(isinstance(one, str) for one in (value, *distribution.choices)):
+            return None
+        return min(distribution.choices, key=lambda choice: abs(choice - value))
+    if isinstance(value, str):
+        return None
+    step = distribution.step
     if step:
         value = distribution.low + round((value - distribution.low) / step) * step
     value = min(max(value, distribution.low), distribution.high)
