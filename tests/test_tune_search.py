@@ -297,7 +297,7 @@ def test_a_search_that_learns_begins_with_what_is_nearest_to_the_recommended(tmp
         return
     assert first == [
         {
-            "learning_rate": pytest.approx(0.00245, rel=0.01),
+            "learning_rate": rate,
             "weight_decay": 0.1,
             "hidden": 64,
             "layers": 2,
