@@ -8,6 +8,7 @@ Drift never promotes anything: an automation that listens for :data:`EVENT` may 
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Any
 from uuid import NAMESPACE_URL, uuid5
@@ -19,9 +20,11 @@ from prefect.states import Completed
 
 from flows import models
 from flows.monitoring import NothingServes, examine
+from flows.notify import notify
 from flows.publish import link, shown
 from flows.run import failed
-from tasks.core.errors import AssayError
+from tasks.core.errors import AssayError, UsageError
+from tasks.core.settings import load
 from tasks.monitor import Outcome
 
 EVENT = "assay.drift"
@@ -49,11 +52,20 @@ def monitor(params: str = "params.yaml", bundle: str | None = None) -> Any:
     """
     path = Path(params)
     try:
+        own = load(path)
+    except UsageError as error:  # it does not say whom to tell
+        return failed(error)
+
+    try:
         outcome = examine(path, Path(bundle) if bundle else None, lambda found: _ask(found, path))
     except NothingServes as reason:
         return Completed(name="NOTHING", message=str(reason), data=reason)
-    except AssayError as error:
-        return failed(error)
+    except Exception as error:
+        again = f"assay monitor --params {shlex.quote(params)}"
+        notify(own.retrain.notify, f"Assay: {own.base.name}: monitor FAILED", f"{error}\nnext:   {again}")
+        if isinstance(error, AssayError):
+            return failed(error)
+        raise
     with shown("what monitor found"):
         _publish(outcome)
     return Completed(name=outcome.word, message=outcome.reason, data=outcome)

@@ -9,6 +9,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import httpx
 import promote_world
 import pyarrow.parquet as pq
 import pytest
@@ -160,6 +161,27 @@ def test_the_flow_asks_for_a_retraining_by_an_event(served: Path, prefect: str) 
     assert payload["page"] == (served / "artifacts" / "monitor" / "report.html").as_uri()
     told = json.loads((served / "artifacts" / "monitor" / "monitor.json").read_text())
     assert told["asked_for"] == payload["drifted"]
+
+
+def test_people_are_told_of_a_monitor_that_fails(served: Path, prefect: str, sink: tuple[str, list[Any]]) -> None:
+    from prefect.blocks.notifications import MattermostWebhook
+
+    hook, heard = sink
+    address = httpx.URL(hook)
+    MattermostWebhook(hostname=address.host, port=address.port, secure=False, token="abc123").save("ops")  # noqa: S106
+    own = YAML(typ="safe").load((served / "params.yaml").read_text()) | {
+        "retrain": {"notify": ["mattermost-webhook/ops"]}
+    }
+    with (served / "params.yaml").open("w", encoding="utf-8") as file:
+        YAML().dump(own, file)
+    assert monitor(served / "params.yaml").word == "STEADY"
+    assert heard == []
+    (served / "recent.parquet").unlink()
+    with pytest.raises(UsageError, match=r"recent\.parquet does not exist"):
+        monitor(served / "params.yaml")
+    (told,) = heard
+    for text in ("tiny: monitor FAILED", "recent.parquet does not exist", "next:", "assay monitor --params"):
+        assert text in told["text"]
 
 
 def _event(client: Any) -> dict[str, Any]:

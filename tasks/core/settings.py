@@ -518,8 +518,8 @@ class Retrain(Section):
     to_staging: bool = False
     """Also promote an accepted version to staging, through all gates. Production always is a person's decision."""
     notify: tuple[Annotated[str, Field(pattern=r"^[a-z0-9-]+/[a-z0-9-]+$")], ...] = ()
-    """Prefect notification blocks that are told, by the flows retrain and promote, of failures, of rejections, of
-    versions that wait for a promotion and of promotions that wait for an approval, as `type/name`:
+    """Prefect notification blocks that are told, by the flows retrain, monitor and promote, of failures, of rejections,
+    of versions that wait for a promotion and of promotions that wait for an approval, as `type/name`:
     `slack-webhook/ops`."""
 
 
