@@ -290,22 +290,19 @@ def test_a_search_that_learns_begins_with_what_is_nearest_to_the_recommended(tmp
         "layers": {"choices": [1, 2]},
         "feature_dropout": {"low": 0.0, "high": 0.2, "when": {"layers": [1]}, "otherwise": 0.0},
     }
-    rate = pytest.approx(0.00245, rel=0.01)  # the middle of the recommended range, on its logarithmic scale
     first = proposals.first(tune(sampler=sampler, space=space), tmp_path, True)
     if sampler == "random":
         assert first == []
         return
-    assert first == [
-        {
-            "learning_rate": rate,
-            "weight_decay": 0.1,
-            "hidden": 64,
-            "layers": 2,
-            "dropout": 0.4,
-        }
+    # 0.00245 is the middle of the recommended range, on its logarithmic scale; 0.001 is the least of this space.
+    assert [point["learning_rate"] for point in first] == [
+        pytest.approx(rate, rel=0.01) for rate in (0.00245, 0.00775, 0.001)
     ]
-    trials = run(tune(sampler=sampler, space=space, trials=2), tmp_path / "study", first=first)
-    assert trials[0].params == first[0] != trials[1].params
+    rest = {"weight_decay": 0.1, "hidden": 64, "layers": 2, "dropout": 0.4}
+    assert all(point == rest | {"learning_rate": point["learning_rate"]} for point in first)
+    trials = run(tune(sampler=sampler, space=space, trials=4), tmp_path / "study", first=first)
+    assert [trial.params for trial in trials[:3]] == first
+    assert trials[3].params not in first
 
 
 def test_nothing_is_known_of_the_recommended_space_itself_or_of_one_that_is_fixed(tmp_path: Path) -> None:

@@ -25,6 +25,8 @@ Plan = Callable[[int], Point | None]
 
 #: Samplers that learn from trials, and so gain from one that is known to be good; the others keep to their own order.
 _LEARNING = frozenset({"tpe", "gp"})
+#: Of the recommended learning rate, in the order in which a search tries them.
+_RATES = (1.0, 10**0.5, 10**-0.5)
 
 
 def distributions(space: Section) -> dict[str, BaseDistribution]:
@@ -175,13 +177,14 @@ def first(settings: Tune, root: Path, higher_is_better: bool) -> list[Point]:
     """
     if settings.warm_start is not None:
         return earlier(settings, root, higher_is_better)
-    return recommended(settings.space) if settings.sampler in _LEARNING else []
+    return recommended(settings.space)[: settings.trials] if settings.sampler in _LEARNING else []
 
 
 def recommended(space: Section) -> list[Point]:
-    """The point of somebody's own space that is nearest to the middle of the one that the model's author recommends.
+    """The points of somebody's own space nearest to the middle of the one that the model's author recommends.
 
-    None in the recommended space itself, which has no better and no worse half.
+    They differ in the learning rate alone, whose best value depends on how many steps a training has: the middle, the
+    square root of ten times as much, and as much less. None in the recommended space itself, all of which is near.
     """
     fields = type(space).model_fields
     searched = {name: option for name, option in options(space).items() if isinstance(option, Searchable)}
@@ -190,8 +193,15 @@ def recommended(space: Section) -> list[Point]:
     if any(fields[name].is_required() for name in searched):  # its author recommends nothing
         return []
     known = distributions(space)
-    point = {name: _nearest(known[name], middle(fields[name].default)) for name in searched}
-    return [] if None in point.values() else [_of_conditions(space, point)]
+    points: list[Point] = []
+    for scale in _RATES:
+        wanted = {name: middle(fields[name].default) for name in searched}
+        if "learning_rate" in wanted:
+            wanted["learning_rate"] *= scale
+        point = {name: _nearest(known[name], value) for name, value in wanted.items()}
+        if None not in point.values() and (real := _of_conditions(space, point)) not in points:
+            points.append(real)
+    return points
 
 
 def middle(option: Any) -> Any:
