@@ -16,7 +16,7 @@ from optuna.trial import FrozenTrial
 from tasks.core import chosen
 from tasks.core.errors import MachineError, NotProven, SettingsError, UsageError
 from tasks.core.settings import Tune, parse
-from tasks.tune import choose, database, proposals, study, tables
+from tasks.tune import choose, database, first_trials, proposals, study, tables
 from tasks.tune.choose import Candidate
 from tasks.tune.search import search
 from tasks.tune.trial import Local, Outcome, Report, Task, Training
@@ -290,7 +290,7 @@ def test_a_search_that_learns_begins_with_what_is_nearest_to_the_recommended(tmp
         "layers": {"choices": [1, 2]},
         "feature_dropout": {"low": 0.0, "high": 0.2, "when": {"layers": [1]}, "otherwise": 0.0},
     }
-    first = proposals.first(tune(sampler=sampler, space=space), tmp_path, True)
+    first = first_trials.first(tune(sampler=sampler, space=space), tmp_path, True)
     if sampler == "random":
         assert first == []
         return
@@ -306,9 +306,10 @@ def test_a_search_that_learns_begins_with_what_is_nearest_to_the_recommended(tmp
 
 
 def test_nothing_is_known_of_the_recommended_space_itself_or_of_one_that_is_fixed(tmp_path: Path) -> None:
-    assert proposals.first(tune(space={}), tmp_path, True) == []
+    assert first_trials.first(tune(space={}), tmp_path, True) == []
     assert (
-        proposals.first(tune(space=FIXED | {"learning_rate": 0.01, "hidden": 8, "dropout": 0.1}), tmp_path, True) == []
+        first_trials.first(tune(space=FIXED | {"learning_rate": 0.01, "hidden": 8, "dropout": 0.1}), tmp_path, True)
+        == []
     )
 
 
@@ -317,7 +318,7 @@ def test_the_best_of_an_earlier_search_are_the_first_trials(tmp_path: Path, samp
     """Values that this space does not have (a dropout of 0.9, 13 units) are proposed anew."""
     table(tmp_path / "earlier" / "tune" / "trials.csv", EARLIER)
     settings = tune(sampler=sampler, warm_start="earlier", pruner="none")
-    first = proposals.earlier(settings, tmp_path, True)
+    first = first_trials.earlier(settings, tmp_path, True)
     assert first == [
         {"learning_rate": 0.03, "hidden": 24},
         {"learning_rate": 0.04, "dropout": 0.2},
@@ -326,7 +327,7 @@ def test_the_best_of_an_earlier_search_are_the_first_trials(tmp_path: Path, samp
     trials = run(settings, tmp_path / "study", first=first)
     assert [trial.params["learning_rate"] for trial in trials[:3]] == [0.03, 0.04, 0.01]
     assert len({str(trial.params) for trial in trials}) == 8
-    less_is_better = proposals.earlier(settings, tmp_path, False)
+    less_is_better = first_trials.earlier(settings, tmp_path, False)
     assert less_is_better[0] == {"learning_rate": 0.01, "hidden": 16, "dropout": 0.1}
 
 
@@ -346,10 +347,10 @@ def test_an_interrupted_search_keeps_to_the_configurations_that_it_began_with(tm
 
 def test_an_earlier_search_that_is_none_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="is none and has none"):
-        proposals.earlier(tune(warm_start="nowhere"), tmp_path, True)
+        first_trials.earlier(tune(warm_start="nowhere"), tmp_path, True)
     table(tmp_path / "other.csv", [{"trial": 0, "state": "complete", "value": 1, "trees": 100}])
     with pytest.raises(UsageError, match="none with a value of"):
-        proposals.earlier(tune(warm_start="other.csv"), tmp_path, True)
+        first_trials.earlier(tune(warm_start="other.csv"), tmp_path, True)
     assert "copy the earlier trials.csv" in " ".join(mistakes(warm_start="artifacts/tune/trials.csv").values())
 
 

@@ -22,7 +22,7 @@ from ruamel.yaml import YAML
 
 from tasks.core import devices
 from tasks.core.settings import Params
-from tasks.tune import proposals, study
+from tasks.tune import first_trials, proposals, study
 from tasks.tune.objective import Objective
 from tasks.tune.search import search
 from tasks.tune.trial import Job, Local, Report, Task
@@ -139,7 +139,7 @@ def one_seed(options: argparse.Namespace, seed: int) -> dict[str, History]:
         if name == "Ray Tune":
             found[name] = by_ray_tune(params, job, options.minutes, _APART * seed)
         else:
-            first = proposals.first(params.tune, root, True) if name == "Assay" else []  # as its stage begins
+            first = first_trials.first(params.tune, root, True) if name == "Assay" else []  # as its stage begins
             found[name] = ours(params, objective, root / "study", _APART * seed, first)
         print(f"seed {seed}: {name}: {found[name][-1] if found[name] else 'nothing complete'}", flush=True)
     return found

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import csv
 import itertools
-import math
 import random
-from collections.abc import Callable, Mapping
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any, cast
 
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 
-from tasks.core.errors import UsageError
 from tasks.core.sections import Section
 from tasks.core.settings import Tune
 from tasks.core.space import Choice, FloatRange, Searchable, Value, holds, options, whole
@@ -22,11 +18,6 @@ Point = dict[str, Any]
 #: How many trials there were before -> the searched values that the next one must have; the sampler proposes the rest,
 #: and all of them where there is None.
 Plan = Callable[[int], Point | None]
-
-#: Samplers that learn from trials, and so gain from one that is known to be good; the others keep to their own order.
-_LEARNING = frozenset({"tpe", "gp"})
-#: Of the recommended learning rate, in the order in which a search tries them.
-_RATES = (1.0, 10**0.5, 10**-0.5)
 
 
 def distributions(space: Section) -> dict[str, BaseDistribution]:
@@ -78,7 +69,7 @@ def plan(settings: Tune, seed: int, first: list[Point]) -> tuple[Plan, int]:
     Args:
         settings: the stage's section.
         seed: of the grid's order and the sequence's scramble.
-        first: configurations of the first trials (see :func:`earlier`).
+        first: configurations of the first trials (see :mod:`tasks.tune.first_trials`).
     """
     if settings.sampler == "grid":
         points = grid(settings.space, seed)
@@ -100,12 +91,12 @@ def grid(space: Section, seed: int) -> list[Point]:
         if isinstance(option, Searchable)
     }
     combined = (dict(zip(searched, values, strict=True)) for values in itertools.product(*searched.values()))
-    points = list({tuple(point.items()): point for point in (_of_conditions(space, one) for one in combined)}.values())
+    points = list({tuple(point.items()): point for point in (searched_part(space, one) for one in combined)}.values())
     random.Random(seed).shuffle(points)  # noqa: S311 - an order, not a secret
     return points
 
 
-def _of_conditions(space: Section, point: Point) -> Point:
+def searched_part(space: Section, point: Point) -> Point:
     """The part of a point that is really searched, given its own values."""
     used: Point = {}
 
@@ -150,7 +141,7 @@ def _sobol(space: Section, seed: int) -> Plan:
         sequence = qmc.Sobol(len(known), scramble=True, seed=seed)
         row = (sequence.fast_forward(number) if number else sequence).random(1)[0]
         values = {name: _quantile(known[name], float(share)) for name, share in zip(known, row, strict=True)}
-        return _of_conditions(space, values)
+        return searched_part(space, values)
 
     return point
 
@@ -169,120 +160,8 @@ def _quantile(distribution: Any, share: float) -> Any:
     return int(value) if isinstance(distribution, IntDistribution) else value
 
 
-def first(settings: Tune, root: Path, higher_is_better: bool) -> list[Point]:
-    """The configurations that a search begins with: those of an earlier one, or what is known of such models.
-
-    Raises:
-        UsageError: as :func:`earlier` does.
-    """
-    if settings.warm_start is not None:
-        return earlier(settings, root, higher_is_better)
-    return recommended(settings.space)[: settings.trials] if settings.sampler in _LEARNING else []
-
-
-def recommended(space: Section) -> list[Point]:
-    """The points of somebody's own space nearest to the middle of the one that the model's author recommends.
-
-    They differ in the learning rate alone, whose best value depends on how many steps a training has: the middle, the
-    square root of ten times as much, and as much less. None in the recommended space itself, all of which is near.
-    """
-    fields = type(space).model_fields
-    searched = {name: option for name, option in options(space).items() if isinstance(option, Searchable)}
-    if all(option == fields[name].default for name, option in searched.items()):
-        return []
-    if any(fields[name].is_required() for name in searched):  # its author recommends nothing
-        return []
-    known = distributions(space)
-    points: list[Point] = []
-    for scale in _RATES:
-        wanted = {name: middle(fields[name].default) for name in searched}
-        if "learning_rate" in wanted:
-            wanted["learning_rate"] *= scale
-        point = {name: _nearest(known[name], value) for name, value in wanted.items()}
-        if None not in point.values() and (real := _of_conditions(space, point)) not in points:
-            points.append(real)
-    return points
-
-
 def middle(option: Any) -> Any:
     """What lies in the middle of a range or a list; a fixed value is its own."""
     if isinstance(option, FloatRange):
         return _at(option, 1 / 2)
     return option.choices[len(option.choices) // 2] if isinstance(option, Choice) else option
-
-
-def _nearest(distribution: Any, value: Any) -> Any:
-    """The value of a distribution that is nearest to another one; None if there is no telling."""
-    if isinstance(distribution, CategoricalDistribution):
-        if value in distribution.choices:
-            return value
-        if any(isinstance(one, str) for one in (value, *distribution.choices)):
-            return None
-        return min(distribution.choices, key=lambda choice: abs(choice - value))
-    if isinstance(value, str):
-        return None
-    step = distribution.step
-    if step:
-        value = distribution.low + round((value - distribution.low) / step) * step
-    value = min(max(value, distribution.low), distribution.high)
-    return int(value) if isinstance(distribution, IntDistribution) else value
-
-
-def earlier(settings: Tune, root: Path, higher_is_better: bool) -> list[Point]:
-    """The best configurations of the search under ``tune.warm_start``, best first, as far as they fit this space.
-
-    A value that this space does not have is left to the sampler.
-
-    Raises:
-        UsageError: if there is no table of trials, or nothing in it that fits.
-    """
-    if settings.warm_start is None:
-        return []
-    path = trials_table(root / settings.warm_start)
-    rule = "tune.warm_start must be the trials.csv of an earlier search, or a folder with one"
-    if path is None:
-        raise UsageError(rule, f"{root / settings.warm_start} is none and has none", "correct the path")
-    with path.open(encoding="utf-8", newline="") as file:
-        rows = [row for row in csv.DictReader(file) if row.get("state") == "complete" and _number(row.get("value"))]
-    rows.sort(key=lambda row: float(row["value"]), reverse=higher_is_better)
-    known = distributions(settings.space)
-    fitting = [point for row in rows if (point := _fitting(row, known))]
-    points = list({tuple(point.items()): point for point in fitting}.values())[: settings.warm_start_trials]
-    if not points:
-        found = f"{path} has {len(rows)} completed trials, none with a value of {', '.join(known) or 'no search'}"
-        raise UsageError(rule, found, "leave tune.warm_start out, or take the search of a model of this kind")
-    return points[: settings.trials]
-
-
-def trials_table(path: Path) -> Path | None:
-    """The table of trials that a path means: itself, or the one of an artifacts folder or of its stage."""
-    candidates = (path, path / "trials.csv", path / "tune" / "trials.csv")
-    return next((candidate for candidate in candidates if candidate.is_file()), None)
-
-
-def _fitting(row: Mapping[str, str], known: Mapping[str, BaseDistribution]) -> Point:
-    """The searched values of a line that lie in their distributions."""
-    parsed = {name: _parsed(row.get(name) or "", distribution) for name, distribution in known.items()}
-    return {name: value for name, value in parsed.items() if value is not None and _contains(known[name], value)}
-
-
-def _contains(distribution: BaseDistribution, value: Any) -> bool:
-    return distribution._contains(distribution.to_internal_repr(value))
-
-
-def _parsed(text: str, distribution: BaseDistribution) -> Any:
-    if isinstance(distribution, CategoricalDistribution):
-        return next((choice for choice in distribution.choices if str(choice) == text), None)
-    if not _number(text):
-        return None
-    number = float(text)
-    if isinstance(distribution, IntDistribution):
-        return int(number) if number % 1 == 0 else None
-    return number
-
-
-def _number(text: str | None) -> bool:
-    try:
-        return text is not None and math.isfinite(float(text))
-    except ValueError:
-        return False
