@@ -1,4 +1,4 @@
-"""Which configurations a search begins with: the best of an earlier search, or some that are known to suit its model."""
+"""Which configurations a search begins with: the best of an earlier one, or some that are known to suit its model."""
 
 from __future__ import annotations
 
