@@ -83,18 +83,37 @@ def read_private_key(path: Path, password: bytes | None) -> Any:
     Raises:
         OSError: if the file cannot be read.
         TypeError: if it is encrypted and there is no password, or the other way round.
-        ValueError: if it is no key, or the password does not open it.
+        ValueError: if it is no key, one on a curve that the library does not know, or the password does not open it.
     """
+    from cryptography.exceptions import UnsupportedAlgorithm
     from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
     pem = path.read_bytes()
     try:
         return load_pem_private_key(pem, password)
+    except UnsupportedAlgorithm as error:
+        raise ValueError(str(error)) from error
     except ValueError as error:
         # What one wrong password in 256 "decrypts" ends like a whole key: then the library calls the key malformed.
         if b"ENCRYPTED" in pem:
             raise ValueError("Incorrect password, or a damaged key") from error
         raise
+
+
+def read_public_key(path: Path) -> Any:
+    """The public key in a PEM file, of any kind.
+
+    Raises:
+        OSError: if the file cannot be read.
+        ValueError: if it is no key, or one on a curve that the library does not know.
+    """
+    from cryptography.exceptions import UnsupportedAlgorithm
+    from cryptography.hazmat.primitives.serialization import load_pem_public_key
+
+    try:
+        return load_pem_public_key(path.read_bytes())
+    except UnsupportedAlgorithm as error:
+        raise ValueError(str(error)) from error
 
 
 def sign(folder: Path, private_key: Path, password: bytes | None = None) -> Path:
@@ -189,10 +208,9 @@ class KeyVerifier:
 
     def __init__(self, public_key: Path) -> None:
         with _library():
-            from cryptography.hazmat.primitives.serialization import load_pem_public_key
             from model_signing import verifying
         with _key_errors(public_key, f"name the {PUBLIC} of whoever signed the bundle"):
-            _check_curve(load_pem_public_key(public_key.read_bytes()))
+            _check_curve(read_public_key(public_key))
         self._config = verifying.Config().use_elliptic_key_verifier(public_key=public_key)
 
     def verify(self, folder: Path, signature: Path) -> None:

@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Any
 from uuid import NAMESPACE_URL, uuid5
 
-from prefect import flow
+from prefect import Flow, State, flow
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
+from prefect.client.schemas.objects import FlowRun
 from prefect.events import emit_event
 from prefect.states import Completed
 
@@ -35,7 +36,26 @@ def resource(name: str) -> str:
     return f"assay.model.{name}"
 
 
-@flow(name="monitor", persist_result=False, on_completion=[models.show_models], on_failure=[models.show_models])
+def _stopped(flow: Flow[..., Any], flow_run: FlowRun, state: State[Any]) -> None:  # noqa: ARG001 (Prefect's names)
+    """Tell of a run that was ended from outside."""
+    params = flow_run.parameters.get("params", "params.yaml")
+    own = load(Path(params))
+    body = f"{state.message}\nnext:   {_again(params, flow_run.parameters.get('bundle'))}"
+    notify(own.retrain.notify, f"Assay: {own.base.name}: monitor STOPPED", body)
+
+
+def _again(params: str, bundle: str | None) -> str:
+    given = "" if bundle is None else f" --bundle {shlex.quote(bundle)}"
+    return f"assay monitor --params {shlex.quote(params)}{given}"
+
+
+@flow(
+    name="monitor",
+    persist_result=False,
+    on_completion=[models.show_models],
+    on_failure=[models.show_models],
+    on_crashed=[_stopped],
+)
 def monitor(params: str = "params.yaml", bundle: str | None = None) -> Any:
     """Judge the newest rows that a model was asked about.
 
@@ -61,8 +81,8 @@ def monitor(params: str = "params.yaml", bundle: str | None = None) -> Any:
     except NothingServes as reason:
         return Completed(name="NOTHING", message=str(reason), data=reason)
     except Exception as error:
-        again = f"assay monitor --params {shlex.quote(params)}"
-        notify(own.retrain.notify, f"Assay: {own.base.name}: monitor FAILED", f"{error}\nnext:   {again}")
+        body = f"{error}\nnext:   {_again(params, bundle)}"
+        notify(own.retrain.notify, f"Assay: {own.base.name}: monitor FAILED", body)
         if isinstance(error, AssayError):
             return failed(error)
         raise

@@ -12,11 +12,13 @@ from typing import Any
 
 from flows.pipeline import Pipeline
 from flows.publish import report
-from flows.workplace import Workplace, git
+from flows.workplace import Workplace, git, has_commit
 from tasks import retrain
 from tasks.core import files
 from tasks.core.settings import STAGES
 
+#: How a record begins that says that staging was not reached.
+REFUSED = "refused"
 _RECORD = "record.json"
 _TRIALS = "trials.csv"
 
@@ -93,6 +95,8 @@ class Records:
         """The commits between two retrainings, newest first, those of retrainings left out."""
         if before is None or before == now:
             return []
+        if not has_commit(self.home.repo, before):
+            return [f"{before[:12]}, the commit of the last accepted run, is not in this repository"]
         return git(self.home.repo, "log", "--oneline", "--no-decorate", "-50", f"{before}..{now}").splitlines()
 
     def _keep_reports(self, artifacts: Path, folder: Path, until: str) -> None:
@@ -125,7 +129,7 @@ def next_commands(record: Mapping[str, Any], option: str) -> list[str]:
     """What a person can do now, as commands; ``option`` names the params file."""
     name = record["name"]
     if record["word"] == "ACCEPTED":
-        promoted = record["staging"] is not None and not record["staging"].startswith("refused")
+        promoted = record["staging"] is not None and not record["staging"].startswith(REFUSED)
         to = "prod" if promoted else "staging"
         merge = f"git merge {record['branch']} && dvc checkout"  # promotion wants the data of the version in place
         return [merge, f"assay promote {name} {record['version']} --to {to}{option}"]

@@ -18,7 +18,7 @@ from flows import registry
 from flows.bundles import bundle, export_must_run
 from flows.dvc_driver import dvc_errors, reproduce
 from flows.pipeline import Pipeline, inspect
-from flows.records import Records
+from flows.records import REFUSED, Records
 from flows.stage_log import last_error
 from flows.workplace import Workplace, git, stages_of
 from tasks import promote, retrain
@@ -62,7 +62,9 @@ def plain(wanted: Wanted) -> dict[str, Any]:
 
 def told(record: Mapping[str, Any]) -> str:
     """A record in a few lines: what happened, why, and the command to run next."""
-    return "\n".join([f"{record['name']}: {record['word']}: {record['reason']}", *way_on(record)])
+    staging = record.get("staging") or ""
+    refused = [f"staging: {staging}"] if staging.startswith(REFUSED) else []
+    return "\n".join([f"{record['name']}: {record['word']}: {record['reason']}", *refused, *way_on(record)])
 
 
 def way_on(record: Mapping[str, Any]) -> list[str]:
@@ -328,16 +330,27 @@ def _to_staging(place: Workplace, pipeline: Pipeline, version: str, state: dict[
 
     if not pipeline.settings.retrain.to_staging:
         return None
-    store = place.home.root / pipeline.settings.promote.store
-    link = pipeline.root / pipeline.settings.promote.store
-    if not link.exists() and "://" not in pipeline.settings.promote.store:
+    if "://" not in pipeline.settings.promote.store:
+        store, link = (root / pipeline.settings.promote.store for root in (place.home.root, pipeline.root))
         store.mkdir(parents=True, exist_ok=True)
-        link.symlink_to(store)
+        if not link.exists():
+            link.parent.mkdir(parents=True, exist_ok=True)
+            link.symlink_to(store.absolute())
     asked = promotion.Wanted(state["name"], version, "staging", pipeline.params, f"retraining: {state['id']}")
     try:
         return promotion.plain(asked)
     except AssayError as error:  # the version is registered all the same, and may be promoted by hand
-        return f"refused: {error}"
+        return f"{REFUSED}: {error}".replace(str(place.there_artifacts), str(place.home.artifacts))
+    finally:
+        _keep_what_the_gates_said(place)
+
+
+def _keep_what_the_gates_said(place: Workplace) -> None:
+    """Beside what they said of other promotions: the workplace goes."""
+    kept = place.home.artifacts / promote.RECORDS
+    for said in sorted((place.there_artifacts / promote.RECORDS).glob("*.json")):
+        kept.mkdir(parents=True, exist_ok=True)
+        files.copy(said, kept / said.name)
 
 
 def _end(place: Workplace, state: dict[str, Any], word: str, reason: str) -> dict[str, Any]:

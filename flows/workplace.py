@@ -268,6 +268,12 @@ def git(folder: Path, *arguments: str) -> str:
     return done.stdout.strip()
 
 
+def has_commit(folder: Path, commit: str) -> bool:
+    """Whether a repository holds a commit: a shallow clone, or one whose history was written anew, need not."""
+    command = ["git", "-C", str(folder), "cat-file", "-e", f"{commit}^{{commit}}"]
+    return subprocess.run(command, capture_output=True, check=False).returncode == 0
+
+
 def _is_committed(top: Path, path: Path) -> bool:
     found = subprocess.run(
         ["git", "-C", str(top), "cat-file", "-e", f"HEAD:{path.as_posix()}"], capture_output=True, check=False

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import pickle
+import re
 import shutil
 import subprocess
 import sys
@@ -382,6 +384,20 @@ def test_a_key_with_a_password(signed: Signed, tmp_path: Path) -> None:
     bundle.verify(signed.folder, public)
 
 
+def on_an_unknown_curve(pem: str) -> str:
+    """A key that says that it is on the curve prime239v2 instead of P-256."""
+    head, body, foot = re.split(r"(?<=-----)\n|\n(?=-----END)", pem.strip())
+    p256, other = bytes.fromhex("06082a8648ce3d030107"), bytes.fromhex("06082a8648ce3d030105")
+    return "\n".join([head, base64.b64encode(base64.b64decode(body).replace(p256, other)).decode(), foot, ""])
+
+
+def test_a_private_key_on_a_curve_that_nobody_knows(signed: Signed, tmp_path: Path) -> None:
+    private, _ = signing.new_keys(tmp_path / "other")
+    private.write_text(on_an_unknown_curve(private.read_text()))
+    with pytest.raises(UsageError, match="an elliptic-curve key"):
+        signing.sign(signed.folder, private)
+
+
 def test_no_wrong_password_is_taken_for_a_broken_key(tmp_path: Path) -> None:
     private, _ = signing.new_keys(tmp_path, b"open sesame")
     for guess in range(1_000):
@@ -389,7 +405,7 @@ def test_no_wrong_password_is_taken_for_a_broken_key(tmp_path: Path) -> None:
             signing.KeySigner(private, str(guess).encode())
 
 
-@pytest.mark.parametrize("key", ["nowhere", "text", "private", "rsa"])
+@pytest.mark.parametrize("key", ["nowhere", "text", "private", "rsa", "curve"])
 def test_what_is_no_public_key_is_a_matter_of_use(signed: Signed, tmp_path: Path, key: str) -> None:
     from cryptography.hazmat.primitives import serialization
     from cryptography.hazmat.primitives.asymmetric import rsa
@@ -401,6 +417,8 @@ def test_what_is_no_public_key_is_a_matter_of_use(signed: Signed, tmp_path: Path
         other = rsa.generate_private_key(65537, 2048).public_key()
         form = serialization.PublicFormat.SubjectPublicKeyInfo
         path.write_bytes(other.public_bytes(serialization.Encoding.PEM, form))
+    if key == "curve":
+        path.write_text(on_an_unknown_curve(signed.public.read_text()))
     with pytest.raises(UsageError, match="an elliptic-curve key"):
         bundle.verify(signed.folder, path)
 

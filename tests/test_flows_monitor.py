@@ -184,6 +184,26 @@ def test_people_are_told_of_a_monitor_that_fails(served: Path, prefect: str, sin
         assert text in told["text"]
 
 
+def test_people_are_told_of_a_monitor_that_was_ended_from_outside(
+    served: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import uuid
+
+    from prefect.client.schemas.objects import FlowRun
+    from prefect.states import Crashed
+
+    import flows.monitor as conducted
+
+    said: list[str] = []
+    monkeypatch.setattr(conducted, "notify", lambda _, subject, body: said.append(f"{subject}: {body}"))
+    params = str(served / "params.yaml")
+    run = FlowRun(flow_id=uuid.uuid4(), parameters={"params": params, "bundle": "dist/tiny/1 a"})
+    (hook,) = conducted.monitor.on_crashed_hooks
+    hook(conducted.monitor, run, Crashed(message="out of memory"))
+    again = f"assay monitor --params {params} --bundle 'dist/tiny/1 a'"
+    assert said == [f"Assay: tiny: monitor STOPPED: out of memory\nnext:   {again}"]
+
+
 def _event(client: Any) -> dict[str, Any]:
     """The one event that asks for a retraining, as soon as the server has it."""
     from prefect.types._datetime import now

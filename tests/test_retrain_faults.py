@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import json
 import re
 import shutil
 import signal
@@ -20,6 +21,7 @@ import retrain_world
 from fake_pipeline import git
 from retrain_world import left_behind, records, wait_for
 
+from deploy import signing
 from flows import records as records_of
 from flows.pipeline import inspect, prepare
 from flows.retraining import Wanted, error_of, plain, told
@@ -321,6 +323,34 @@ def test_a_full_disk(once: Path, disk: Path, capfd: pytest.CaptureFixture[str]) 
         assert len(accepted(root)) == 1
     plain(Wanted(root / "params.yaml", as_of=SECOND))
     completes(root, accepted(root)[1])
+
+
+def test_what_the_gates_said_of_staging_is_kept_and_told(once: Path, again: Callable[..., dict[str, Any]]) -> None:
+    """The store lies in a folder that neither Git nor the worktree has yet."""
+    signing.new_keys(once / "keys")
+    params = once / "params.yaml"
+    own = "retrain: {to_staging: true}\npromote: {store: serving/store, public_key: keys/assay.pub}\n"
+    params.write_text(f"{params.read_text()}{own}")
+    git(once, "commit", "-q", "-m", "To staging", "params.yaml")
+    record = again(force=True)
+    completes(once, record)
+    assert record["staging"].startswith("refused: "), record["staging"]
+    (kept,) = (once / "artifacts" / "promotions").glob("*.json")
+    assert str(kept) in record["staging"]
+    assert "FAIL" in [gate["word"] for gate in json.loads(kept.read_text())["gates"]]
+    assert "staging: refused: " in told(record)
+    assert record["next"][1] == f"assay promote tiny {record['version']} --to staging"
+
+
+def test_a_commit_that_is_gone_is_in_nobodys_way(once: Path, again: Callable[..., dict[str, Any]]) -> None:
+    (path,) = (once / "artifacts" / "runs" / "retrain").glob("*/record.json")
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"commit": "0" * 40}))
+    record = again(force=True)
+    completes(once, record)
+    assert (
+        "000000000000, the commit of the last accepted run, is not in this repository"
+        in (Path(record["folder"]) / "report.html").read_text()
+    )
 
 
 def test_people_are_told_though_nothing_can_be_shown(

@@ -12,10 +12,13 @@ import optuna
 import pytest
 import worlds
 from optuna.trial import FrozenTrial
+from pydantic import Field
 
 from tasks.core import chosen
 from tasks.core.errors import MachineError, NotProven, SettingsError, UsageError
+from tasks.core.sections import Section
 from tasks.core.settings import Tune, parse
+from tasks.core.space import Choice, FloatRange, Searched
 from tasks.tune import choose, database, first_trials, proposals, study, tables
 from tasks.tune.choose import Candidate
 from tasks.tune.search import search
@@ -311,6 +314,24 @@ def test_nothing_is_known_of_the_recommended_space_itself_or_of_one_that_is_fixe
         first_trials.first(tune(space=FIXED | {"learning_rate": 0.01, "hidden": 8, "dropout": 0.1}), tmp_path, True)
         == []
     )
+
+
+class PluggedIn(Section):
+    """A space as a plug-in may have it."""
+
+    learning_rate: Searched = Field(default_factory=lambda: FloatRange(low=0.01, high=1.0, log=True))
+    act: Searched = Choice(choices=("relu", "gelu", "silu"))
+    dim: Searched = 16
+
+
+def test_what_is_like_nothing_recommended_is_left_to_the_sampler() -> None:
+    rates = {"low": 0.02, "high": 5.0, "log": True}
+    tanh = PluggedIn.model_validate({"learning_rate": rates, "act": {"choices": ("relu", "tanh")}})
+    wanted = [pytest.approx(rate, rel=0.001) for rate in (0.1, 0.31623, 0.03162)]
+    assert [point["learning_rate"] for point in first_trials.recommended(tanh)] == wanted
+    assert {*first_trials.recommended(tanh)[0]} == {"learning_rate"}
+    wider = PluggedIn.model_validate({"dim": {"choices": (8, 32)}})
+    assert [*first_trials.recommended(wider)[0].items()][1:] == [("act", "gelu"), ("dim", 8)]
 
 
 @pytest.mark.parametrize("sampler", ["tpe", "grid", "qmc"])

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from validate_world import NOT_NULL, days, make, part, results, run
+from validate_world import NOT_NULL, days, make, outcome, part, results, run
 
 from tasks.core.errors import DataRejected, MachineError, SettingsError, UsageError
 from tasks.validate.batchable import ROW_BY_ROW, WHOLE
@@ -238,6 +238,22 @@ def test_quantities_too(tmp_path: Path) -> None:
     assert pandas == duckdb
 
 
+def test_a_column_of_two_words_and_zeros_with_a_sign_too(tmp_path: Path) -> None:
+    rows = table() | {"dep delay": [0.0 if i % 3 else -0.0 for i in range(ROWS)], "late-by": list(range(ROWS))}
+    checks = [
+        check("column_values_to_be_between", column="x", min_value=3, row_condition="`dep delay` < 1 and `late-by` > 9")
+    ]
+    left_by = []
+    for engine in ("pandas", "duckdb"):
+        (tmp_path / engine).mkdir()
+        params = make(tmp_path / engine, rows, [NOT_NULL, *checks], engine=engine)
+        run(params)
+        left_by.append(results(params))
+    same(*left_by)
+    found = outcome(left_by[0], "expect_column_values_to_be_between")
+    assert found["outcome"] == "warning"
+
+
 def test_interactions_too(tmp_path: Path) -> None:
     rows = {"user": [i % 20 for i in range(200)], "item": [i * 7 % 31 for i in range(200)], "when": days(200)}
     left_by = {}
@@ -267,6 +283,7 @@ def test_interactions_too(tmp_path: Path) -> None:
                 "k in x",
                 "k not in [x, 2]",
                 "k.isin(x)",
+                "k.isin(values=x)",
                 "x.size > 3",
                 "c.str.cat() == 'a'",
                 "sin(x) > 0",

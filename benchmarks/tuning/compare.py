@@ -38,6 +38,7 @@ _METHODS: dict[str, dict[str, Any]] = {
     "random": {"sampler": "random", "pruner": "none"},
     "TPE": {"sampler": "tpe", "pruner": "none"},
 }
+_ALL = (*_METHODS, "Ray Tune")
 
 
 def ours(params: Params, objective: Objective, folder: Path, seed: int, first: list[proposals.Point]) -> History:
@@ -122,7 +123,7 @@ def at(history: History, target: float) -> float:
 def one_seed(options: argparse.Namespace, seed: int) -> dict[str, History]:
     """Every method's history."""
     found: dict[str, History] = {}
-    names = [name for name in (*_METHODS, "Ray Tune") if options.methods is None or name in options.methods]
+    names = [name for name in _ALL if name == "random" or name in options.methods]
     for name in names[seed % len(names) :] + names[: seed % len(names)]:
         root = options.out / f"{name.replace(' ', '-')}-{seed}"
         changes = _METHODS.get(name, {}) | {"minutes": options.minutes, "trials": _MANY, "epochs": options.epochs}
@@ -156,7 +157,9 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=10.0)
     parser.add_argument("--epochs", type=int, default=6)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--methods", nargs="+", help="these alone (default: all; `Ray Tune` must be installed)")
+    parser.add_argument(
+        "--methods", nargs="+", choices=_ALL, default=_ALL, help="these alone, and always random search"
+    )
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
     runs = [one_seed(options, seed) for seed in options.seeds]

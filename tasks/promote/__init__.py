@@ -16,14 +16,14 @@ from tasks.core.errors import PromotionRefused, UsageError
 from tasks.core.settings import Params
 from tasks.promote import approval, gates, moves
 from tasks.promote.approval import Approval
-from tasks.promote.asked import Asked, Record, check, check_name, now
+from tasks.promote.asked import RECORDS, Asked, Record, check, check_name, now
 from tasks.promote.audit import Entry
 from tasks.promote.moves import STAGES, State
 from tasks.promote.store import Store, find
 from tasks.promote.words import Gate, Said, answer
 
-__all__ = ["STAGES", "Approval", "Asked", "Conduct", "Entry", "Gate", "Said", "approve", "compare", "history",
-           "promote", "rollback"]  # fmt: skip
+__all__ = ["RECORDS", "STAGES", "Approval", "Asked", "Conduct", "Entry", "Gate", "Said", "approve", "compare",
+           "history", "promote", "rollback"]  # fmt: skip
 
 #: Asks one gate: plainly, or as a Prefect task.
 Conduct = Callable[[Gate, Callable[[Gate], Said]], Said]

@@ -12,7 +12,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from deploy.signing import read_private_key
+from deploy.signing import read_private_key, read_public_key
 from tasks.core import files, repository
 from tasks.core.errors import UsageError
 from tasks.core.settings import Approval as Rules
@@ -212,10 +212,8 @@ def _private(path: Path, password: bytes | None) -> Any:
 
 
 def _public(path: Path) -> Any:
-    from cryptography.hazmat.primitives.serialization import load_pem_public_key
-
     try:
-        return load_pem_public_key(path.read_bytes())
+        return read_public_key(path)
     except (OSError, ValueError) as error:
         raise UsageError(_KEYS, f"{path}: {error}", "correct promote.approval.approvers") from error
 

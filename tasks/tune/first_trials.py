@@ -14,7 +14,7 @@ from tasks.core.errors import UsageError
 from tasks.core.sections import Section
 from tasks.core.settings import Tune
 from tasks.core.space import Searchable, options
-from tasks.tune.proposals import Point, distributions, middle, searched_part
+from tasks.tune.proposals import Point, distributions, middle, searched_part, snapped
 
 #: Samplers that learn from trials, and so gain from one that is known to be good; the others keep to their own order.
 _LEARNING = frozenset({"tpe", "gp"})
@@ -37,23 +37,26 @@ def recommended(space: Section) -> list[Point]:
     """The points of somebody's own space nearest to the middle of the one that the model's author recommends.
 
     They differ in the learning rate alone, whose best value depends on how many steps a training has: the middle, the
-    square root of ten times as much, and as much less. None in the recommended space itself, all of which is near.
+    square root of ten times as much, and as much less. None in the recommended space itself, all of which is near. What
+    cannot be near (a word that is not recommended) is left to the sampler.
     """
     fields = type(space).model_fields
     searched = {name: option for name, option in options(space).items() if isinstance(option, Searchable)}
-    if all(option == fields[name].default for name, option in searched.items()):
-        return []
     if any(fields[name].is_required() for name in searched):  # its author recommends nothing
+        return []
+    author = {name: fields[name].get_default(call_default_factory=True) for name in searched}
+    if author == searched:
         return []
     known = distributions(space)
     points: list[Point] = []
     for scale in _RATES:
-        wanted = {name: middle(fields[name].default) for name in searched}
+        wanted = {name: middle(option) for name, option in author.items()}
         if "learning_rate" in wanted:
             wanted["learning_rate"] *= scale
-        point = {name: _nearest(known[name], value) for name, value in wanted.items()}
-        if None not in point.values() and (real := searched_part(space, point)) not in points:
-            points.append(real)
+        point = searched_part(space, {name: _nearest(known[name], value) for name, value in wanted.items()})
+        told = {name: value for name, value in point.items() if value is not None}
+        if told and told not in points:
+            points.append(told)
     return points
 
 
@@ -65,13 +68,7 @@ def _nearest(distribution: Any, value: Any) -> Any:
         if any(isinstance(one, str) for one in (value, *distribution.choices)):
             return None
         return min(distribution.choices, key=lambda choice: abs(choice - value))
-    if isinstance(value, str):
-        return None
-    step = distribution.step
-    if step:
-        value = distribution.low + round((value - distribution.low) / step) * step
-    value = min(max(value, distribution.low), distribution.high)
-    return int(value) if isinstance(distribution, IntDistribution) else value
+    return None if isinstance(value, str) else snapped(distribution, value)
 
 
 def earlier(settings: Tune, root: Path, higher_is_better: bool) -> list[Point]:

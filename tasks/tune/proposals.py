@@ -153,8 +153,12 @@ def _quantile(distribution: Any, share: float) -> Any:
     step = distribution.step or 0
     # A whole number, or a step, stands for the values around it.
     low, high = distribution.low - step / 2, distribution.high + step / 2
-    value = low * (high / low) ** share if distribution.log else low + (high - low) * share
-    if step:
+    return snapped(distribution, low * (high / low) ** share if distribution.log else low + (high - low) * share)
+
+
+def snapped(distribution: Any, value: float) -> float | int:
+    """The number of a distribution that is nearest to another one."""
+    if step := distribution.step:
         value = distribution.low + round((value - distribution.low) / step) * step
     value = min(max(value, distribution.low), distribution.high)
     return int(value) if isinstance(distribution, IntDistribution) else value

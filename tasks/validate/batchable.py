@@ -87,7 +87,8 @@ def _is_of_one_row(node: ast.AST) -> bool:
     if isinstance(node, ast.Name):
         return node.id not in _OF_A_FRAME
     if isinstance(node, ast.Call):
-        values = node.args if getattr(node.func, "attr", "") == "isin" else []
+        given = [*node.args, *(keyword.value for keyword in node.keywords)]
+        values = given if getattr(node.func, "attr", "") == "isin" else []
         return isinstance(node.func, ast.Attribute) and not any(map(_names, values))  # the walk looks at the method
     if isinstance(node, ast.Attribute):
         of = node.value

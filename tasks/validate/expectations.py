@@ -69,7 +69,12 @@ def columns_read(check: Check, columns: Mapping[str, str]) -> tuple[str, ...]:
     conditions = json.dumps([check.arguments.get(key) for key in _CONDITION_KEYS], ensure_ascii=False)
     words = set(re.findall(r"\w+", conditions))
     named = set(columns_named(check.expect, check.arguments))
-    return tuple(name for name in columns if name in named or name in words or f'"{name}"' in conditions)
+
+    def is_meant(name: str) -> bool:
+        spelt = json.dumps(name, ensure_ascii=False)
+        return name in words or spelt in conditions or f"`{spelt[1:-1]}`" in conditions
+
+    return tuple(name for name in columns if name in named or is_meant(name))
 
 
 def columns_named(name: str, arguments: Mapping[str, Any]) -> list[str]:

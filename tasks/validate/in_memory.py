@@ -34,7 +34,7 @@ class InMemory:
 
         values = snapshot.column(column)
         if pa.types.is_floating(values.type):
-            values = values.filter(pc.invert(pc.is_nan(values)))
+            values = pc.add(values.filter(pc.invert(pc.is_nan(values))), 0.0)  # -0.0 is 0.0
         count: int = pc.count_distinct(values, mode="only_valid").as_py()
         return count
 
