@@ -12,14 +12,11 @@ import optuna
 import pytest
 import worlds
 from optuna.trial import FrozenTrial
-from pydantic import Field
 
 from tasks.core import chosen
 from tasks.core.errors import MachineError, NotProven, SettingsError, UsageError
-from tasks.core.sections import Section
 from tasks.core.settings import Tune, parse
-from tasks.core.space import Choice, FloatRange, Searched
-from tasks.tune import choose, database, first_trials, proposals, study, tables
+from tasks.tune import choose, database, proposals, study, tables
 from tasks.tune.choose import Candidate
 from tasks.tune.search import search
 from tasks.tune.trial import Local, Outcome, Report, Task, Training
@@ -286,60 +283,12 @@ EARLIER = [
 ]
 
 
-@pytest.mark.parametrize("sampler", ["tpe", "gp", "random"])
-def test_a_search_that_learns_begins_with_what_is_nearest_to_the_recommended(tmp_path: Path, sampler: str) -> None:
-    space = SPACE | {
-        "weight_decay": {"low": 0.0001, "high": 0.1, "log": True},
-        "layers": {"choices": [1, 2]},
-        "feature_dropout": {"low": 0.0, "high": 0.2, "when": {"layers": [1]}, "otherwise": 0.0},
-    }
-    first = first_trials.first(tune(sampler=sampler, space=space), tmp_path, True)
-    if sampler == "random":
-        assert first == []
-        return
-    # 0.00245 is the middle of the recommended range, on its logarithmic scale; 0.001 is the least of this space.
-    assert [point["learning_rate"] for point in first] == [
-        pytest.approx(rate, rel=0.01) for rate in (0.00245, 0.00775, 0.001)
-    ]
-    rest = {"weight_decay": 0.1, "hidden": 64, "layers": 2, "dropout": 0.4}
-    assert all(point == rest | {"learning_rate": point["learning_rate"]} for point in first)
-    trials = run(tune(sampler=sampler, space=space, trials=4), tmp_path / "study", first=first)
-    assert [trial.params for trial in trials[:3]] == first
-    assert trials[3].params not in first
-
-
-def test_nothing_is_known_of_the_recommended_space_itself_or_of_one_that_is_fixed(tmp_path: Path) -> None:
-    assert first_trials.first(tune(space={}), tmp_path, True) == []
-    assert (
-        first_trials.first(tune(space=FIXED | {"learning_rate": 0.01, "hidden": 8, "dropout": 0.1}), tmp_path, True)
-        == []
-    )
-
-
-class PluggedIn(Section):
-    """A space as a plug-in may have it."""
-
-    learning_rate: Searched = Field(default_factory=lambda: FloatRange(low=0.01, high=1.0, log=True))
-    act: Searched = Choice(choices=("relu", "gelu", "silu"))
-    dim: Searched = 16
-
-
-def test_what_is_like_nothing_recommended_is_left_to_the_sampler() -> None:
-    rates = {"low": 0.02, "high": 5.0, "log": True}
-    tanh = PluggedIn.model_validate({"learning_rate": rates, "act": {"choices": ("relu", "tanh")}})
-    wanted = [pytest.approx(rate, rel=0.001) for rate in (0.1, 0.31623, 0.03162)]
-    assert [point["learning_rate"] for point in first_trials.recommended(tanh)] == wanted
-    assert {*first_trials.recommended(tanh)[0]} == {"learning_rate"}
-    wider = PluggedIn.model_validate({"dim": {"choices": (8, 32)}})
-    assert [*first_trials.recommended(wider)[0].items()][1:] == [("act", "gelu"), ("dim", 8)]
-
-
 @pytest.mark.parametrize("sampler", ["tpe", "grid", "qmc"])
 def test_the_best_of_an_earlier_search_are_the_first_trials(tmp_path: Path, sampler: str) -> None:
     """Values that this space does not have (a dropout of 0.9, 13 units) are proposed anew."""
     table(tmp_path / "earlier" / "tune" / "trials.csv", EARLIER)
     settings = tune(sampler=sampler, warm_start="earlier", pruner="none")
-    first = first_trials.earlier(settings, tmp_path, True)
+    first = proposals.earlier(settings, tmp_path, True)
     assert first == [
         {"learning_rate": 0.03, "hidden": 24},
         {"learning_rate": 0.04, "dropout": 0.2},
@@ -348,7 +297,7 @@ def test_the_best_of_an_earlier_search_are_the_first_trials(tmp_path: Path, samp
     trials = run(settings, tmp_path / "study", first=first)
     assert [trial.params["learning_rate"] for trial in trials[:3]] == [0.03, 0.04, 0.01]
     assert len({str(trial.params) for trial in trials}) == 8
-    less_is_better = first_trials.earlier(settings, tmp_path, False)
+    less_is_better = proposals.earlier(settings, tmp_path, False)
     assert less_is_better[0] == {"learning_rate": 0.01, "hidden": 16, "dropout": 0.1}
 
 
@@ -368,10 +317,10 @@ def test_an_interrupted_search_keeps_to_the_configurations_that_it_began_with(tm
 
 def test_an_earlier_search_that_is_none_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="is none and has none"):
-        first_trials.earlier(tune(warm_start="nowhere"), tmp_path, True)
+        proposals.earlier(tune(warm_start="nowhere"), tmp_path, True)
     table(tmp_path / "other.csv", [{"trial": 0, "state": "complete", "value": 1, "trees": 100}])
     with pytest.raises(UsageError, match="none with a value of"):
-        first_trials.earlier(tune(warm_start="other.csv"), tmp_path, True)
+        proposals.earlier(tune(warm_start="other.csv"), tmp_path, True)
     assert "copy the earlier trials.csv" in " ".join(mistakes(warm_start="artifacts/tune/trials.csv").values())
 
 

@@ -22,7 +22,7 @@ from ruamel.yaml import YAML
 
 from tasks.core import devices
 from tasks.core.settings import Params
-from tasks.tune import first_trials, proposals, study
+from tasks.tune import proposals, study
 from tasks.tune.objective import Objective
 from tasks.tune.search import search
 from tasks.tune.trial import Job, Local, Report, Task
@@ -41,10 +41,10 @@ _METHODS: dict[str, dict[str, Any]] = {
 _ALL = (*_METHODS, "Ray Tune")
 
 
-def ours(params: Params, objective: Objective, folder: Path, seed: int, first: list[proposals.Point]) -> History:
-    """A search through Assay's runner, until its time is over; ``first`` are its first trials."""
+def ours(params: Params, objective: Objective, folder: Path, seed: int) -> History:
+    """A search through Assay's runner, until its time is over."""
     began = time.time()
-    trials = search(study.open_study(params.tune, folder), params.tune, seed, [Local(objective.train)], first)
+    trials = search(study.open_study(params.tune, folder), params.tune, seed, [Local(objective.train)])
     complete = [trial for trial in trials if trial.state.name == "COMPLETE"]
     print(f"{len(trials)} trials begun, {len(complete)} trained to the end", flush=True)
     return best_so_far([(trial.datetime_complete.timestamp() - began, trial.values[0]) for trial in complete])
@@ -140,8 +140,7 @@ def one_seed(options: argparse.Namespace, seed: int) -> dict[str, History]:
         if name == "Ray Tune":
             found[name] = by_ray_tune(params, job, options.minutes, _APART * seed)
         else:
-            first = first_trials.first(params.tune, root, True) if name == "Assay" else []  # as its stage begins
-            found[name] = ours(params, objective, root / "study", _APART * seed, first)
+            found[name] = ours(params, objective, root / "study", _APART * seed)
         print(f"seed {seed}: {name}: {found[name][-1] if found[name] else 'nothing complete'}", flush=True)
     return found
 

@@ -49,7 +49,7 @@ def run(settings: StageSettings, inputs: Mapping[str, Path], out: Path) -> Manif
 
 
 def _search(settings: StageSettings, inputs: Mapping[str, Path], out: Path) -> Manifest:
-    from tasks.tune import first_trials, search, tables, workers
+    from tasks.tune import proposals, search, tables, workers
     from tasks.tune import study as studies
     from tasks.tune.objective import Objective
     from tasks.tune.trial import Job
@@ -65,7 +65,7 @@ def _search(settings: StageSettings, inputs: Mapping[str, Path], out: Path) -> M
     better = objective.metric.higher_is_better
     about = {"the data": manifest.identity(inputs["validate"]), "base.seed": str(settings.base.seed)}
     study = studies.open_study(own, scratch, better, about | {"base.metric": objective.metric.name})
-    first = first_trials.first(own, settings.root, better)
+    first = proposals.earlier(own, settings.root, better)
     if not workers.is_here(own):
         objective = workers.share(job, objective)
     with workers.runners(own, job, objective) as runners:

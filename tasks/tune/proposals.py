@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import csv
 import itertools
+import math
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any, cast
 
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 
+from tasks.core.errors import UsageError
 from tasks.core.sections import Section
 from tasks.core.settings import Tune
 from tasks.core.space import Choice, FloatRange, Searchable, Value, holds, options, whole
@@ -69,7 +73,7 @@ def plan(settings: Tune, seed: int, first: list[Point]) -> tuple[Plan, int]:
     Args:
         settings: the stage's section.
         seed: of the grid's order and the sequence's scramble.
-        first: configurations of the first trials (see :mod:`tasks.tune.first_trials`).
+        first: configurations of the first trials (see :func:`earlier`).
     """
     if settings.sampler == "grid":
         points = grid(settings.space, seed)
@@ -91,12 +95,12 @@ def grid(space: Section, seed: int) -> list[Point]:
         if isinstance(option, Searchable)
     }
     combined = (dict(zip(searched, values, strict=True)) for values in itertools.product(*searched.values()))
-    points = list({tuple(point.items()): point for point in (searched_part(space, one) for one in combined)}.values())
+    points = list({tuple(point.items()): point for point in (_of_conditions(space, one) for one in combined)}.values())
     random.Random(seed).shuffle(points)  # noqa: S311 - an order, not a secret
     return points
 
 
-def searched_part(space: Section, point: Point) -> Point:
+def _of_conditions(space: Section, point: Point) -> Point:
     """The part of a point that is really searched, given its own values."""
     used: Point = {}
 
@@ -141,7 +145,7 @@ def _sobol(space: Section, seed: int) -> Plan:
         sequence = qmc.Sobol(len(known), scramble=True, seed=seed)
         row = (sequence.fast_forward(number) if number else sequence).random(1)[0]
         values = {name: _quantile(known[name], float(share)) for name, share in zip(known, row, strict=True)}
-        return searched_part(space, values)
+        return _of_conditions(space, values)
 
     return point
 
@@ -153,19 +157,68 @@ def _quantile(distribution: Any, share: float) -> Any:
     step = distribution.step or 0
     # A whole number, or a step, stands for the values around it.
     low, high = distribution.low - step / 2, distribution.high + step / 2
-    return snapped(distribution, low * (high / low) ** share if distribution.log else low + (high - low) * share)
-
-
-def snapped(distribution: Any, value: float) -> float | int:
-    """The number of a distribution that is nearest to another one."""
-    if step := distribution.step:
+    value = low * (high / low) ** share if distribution.log else low + (high - low) * share
+    if step:
         value = distribution.low + round((value - distribution.low) / step) * step
     value = min(max(value, distribution.low), distribution.high)
     return int(value) if isinstance(distribution, IntDistribution) else value
 
 
-def middle(option: Any) -> Any:
-    """What lies in the middle of a range or a list; a fixed value is its own."""
-    if isinstance(option, FloatRange):
-        return _at(option, 1 / 2)
-    return option.choices[len(option.choices) // 2] if isinstance(option, Choice) else option
+def earlier(settings: Tune, root: Path, higher_is_better: bool) -> list[Point]:
+    """The best configurations of the search under ``tune.warm_start``, best first, as far as they fit this space.
+
+    A value that this space does not have is left to the sampler.
+
+    Raises:
+        UsageError: if there is no table of trials, or nothing in it that fits.
+    """
+    if settings.warm_start is None:
+        return []
+    path = trials_table(root / settings.warm_start)
+    rule = "tune.warm_start must be the trials.csv of an earlier search, or a folder with one"
+    if path is None:
+        raise UsageError(rule, f"{root / settings.warm_start} is none and has none", "correct the path")
+    with path.open(encoding="utf-8", newline="") as file:
+        rows = [row for row in csv.DictReader(file) if row.get("state") == "complete" and _number(row.get("value"))]
+    rows.sort(key=lambda row: float(row["value"]), reverse=higher_is_better)
+    known = distributions(settings.space)
+    fitting = [point for row in rows if (point := _fitting(row, known))]
+    points = list({tuple(point.items()): point for point in fitting}.values())[: settings.warm_start_trials]
+    if not points:
+        found = f"{path} has {len(rows)} completed trials, none with a value of {', '.join(known) or 'no search'}"
+        raise UsageError(rule, found, "leave tune.warm_start out, or take the search of a model of this kind")
+    return points[: settings.trials]
+
+
+def trials_table(path: Path) -> Path | None:
+    """The table of trials that a path means: itself, or the one of an artifacts folder or of its stage."""
+    candidates = (path, path / "trials.csv", path / "tune" / "trials.csv")
+    return next((candidate for candidate in candidates if candidate.is_file()), None)
+
+
+def _fitting(row: Mapping[str, str], known: Mapping[str, BaseDistribution]) -> Point:
+    """The searched values of a line that lie in their distributions."""
+    parsed = {name: _parsed(row.get(name) or "", distribution) for name, distribution in known.items()}
+    return {name: value for name, value in parsed.items() if value is not None and _contains(known[name], value)}
+
+
+def _contains(distribution: BaseDistribution, value: Any) -> bool:
+    return distribution._contains(distribution.to_internal_repr(value))
+
+
+def _parsed(text: str, distribution: BaseDistribution) -> Any:
+    if isinstance(distribution, CategoricalDistribution):
+        return next((choice for choice in distribution.choices if str(choice) == text), None)
+    if not _number(text):
+        return None
+    number = float(text)
+    if isinstance(distribution, IntDistribution):
+        return int(number) if number % 1 == 0 else None
+    return number
+
+
+def _number(text: str | None) -> bool:
+    try:
+        return text is not None and math.isfinite(float(text))
+    except ValueError:
+        return False

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 
 from tasks.core import devices
 from tasks.core.log import log
-from tasks.core.space import options, whole
-from tasks.tune import proposals, rows
+from tasks.core.space import Choice, FloatRange, Searchable, options, whole
+from tasks.tune import rows
 from tasks.tune.objective import Objective
 from tasks.tune.processes import Worker
 from tasks.tune.together import Together
@@ -145,5 +145,14 @@ def _pacer(job: Job) -> Runner:
 
 def middle(space: Section) -> Task:
     """A configuration in the middle of a space, to measure with."""
-    values = {name: proposals.middle(option) for name, option in options(space).items()}
-    return Task(0, 0, values | {name: round(values[name]) for name in whole(type(space))})
+    values = {}
+    for name, option in options(space).items():
+        if isinstance(option, FloatRange):
+            value = (option.low * option.high) ** 0.5 if option.log else (option.low + option.high) / 2
+            values[name] = round(value) if name in whole(type(space)) else value
+        elif isinstance(option, Choice):
+            values[name] = option.choices[len(option.choices) // 2]
+        else:
+            assert not isinstance(option, Searchable)  # noqa: S101 - there are these two
+            values[name] = option
+    return Task(0, 0, values)
