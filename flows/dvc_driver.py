@@ -162,20 +162,38 @@ def _crash(status: int | None) -> str:
 
 @contextmanager
 def dvc_errors() -> Iterator[None]:
-    """What DVC objects to is a matter of use: say its reason, and the way out where we know one."""
-    from dvc.exceptions import DvcException, OutputDuplicationError, OverlappingOutputPathsError
-    from dvc.lock import LockError
+    """What DVC objects to is a matter of use: say its reason, and the way out where we know one.
+
+    Unless it was interrupted (Ctrl-C, Prefect's cancellation): left in the middle, it stumbles over its own locks.
+    """
+    from dvc.exceptions import DvcException
 
     try:
         yield
-    except (OutputDuplicationError, OverlappingOutputPathsError) as error:
-        way_out = "give each params file its own base.artifacts_dir"
-        raise UsageError("two pipelines must not write into the same folder", _reason(error), way_out) from error
-    except LockError as error:
-        way_out = "wait for the other DVC or Assay command to end, then run again"
-        raise UsageError("one command at a time may work on these files", _reason(error), way_out) from error
     except DvcException as error:
-        raise UsageError("DVC must be able to run the pipeline", _reason(error), "see `dvc status -v`") from error
+        if (interruption := _interruption(error)) is not None:
+            raise interruption from None
+        raise _as_usage_error(error) from error
+
+
+def _interruption(error: BaseException | None) -> BaseException | None:
+    """What was on its way when an exception came in between."""
+    while isinstance(error, Exception):
+        error = error.__context__
+    return error
+
+
+def _as_usage_error(error: Exception) -> UsageError:
+    from dvc.exceptions import OutputDuplicationError, OverlappingOutputPathsError
+    from dvc.lock import LockError
+
+    if isinstance(error, OutputDuplicationError | OverlappingOutputPathsError):
+        way_out = "give each params file its own base.artifacts_dir"
+        return UsageError("two pipelines must not write into the same folder", _reason(error), way_out)
+    if isinstance(error, LockError):
+        way_out = "wait for the other DVC or Assay command to end, then run again"
+        return UsageError("one command at a time may work on these files", _reason(error), way_out)
+    return UsageError("DVC must be able to run the pipeline", _reason(error), "see `dvc status -v`")
 
 
 def _reason(error: BaseException | None) -> str:

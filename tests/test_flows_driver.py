@@ -11,7 +11,7 @@ import fake_pipeline
 import psutil
 import pytest
 
-from flows.dvc_driver import Outcome, StageCrashed, exit_status, reproduce, stage_error
+from flows.dvc_driver import Outcome, StageCrashed, dvc_errors, exit_status, reproduce, stage_error
 from flows.dvc_rwlock import forget_dead_owners
 from flows.pipeline import Pipeline, prepare
 from tasks.core import errors
@@ -34,6 +34,21 @@ def drive(pipeline: Pipeline, **options) -> dict[str, Outcome]:
 
     reproduce(pipeline, conduct, **options)
     return outcomes
+
+
+def test_what_dvc_stumbles_over_does_not_hide_an_interruption():
+    from dvc.exceptions import DvcException
+
+    def work(interruption):
+        try:
+            raise interruption
+        finally:
+            raise DvcException("Unlock called on an unlocked lock")
+
+    with pytest.raises(KeyboardInterrupt), dvc_errors():
+        work(KeyboardInterrupt())
+    with pytest.raises(errors.UsageError, match="Unlock called"), dvc_errors():
+        work(ValueError())
 
 
 def test_dvcs_private_function_is_as_this_code_expects():
