@@ -9,19 +9,19 @@ Drift never promotes anything: an automation that listens for :data:`EVENT` may 
 from __future__ import annotations
 
 import shlex
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 from uuid import NAMESPACE_URL, uuid5
 
-from prefect import Flow, State, flow
+from prefect import flow
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
-from prefect.client.schemas.objects import FlowRun
 from prefect.events import emit_event
 from prefect.states import Completed
 
 from flows import models
 from flows.monitoring import NothingServes, examine
-from flows.notify import notify
+from flows.notify import failure, on_crash
 from flows.publish import link, shown
 from flows.run import failed
 from tasks.core.errors import AssayError, UsageError
@@ -36,17 +36,10 @@ def resource(name: str) -> str:
     return f"assay.model.{name}"
 
 
-def _stopped(flow: Flow[..., Any], flow_run: FlowRun, state: State[Any]) -> None:  # noqa: ARG001 (Prefect's names)
-    """Tell of a run that was ended from outside."""
-    params = flow_run.parameters.get("params", "params.yaml")
-    own = load(Path(params))
-    body = f"{state.message}\nnext:   {_again(params, flow_run.parameters.get('bundle'))}"
-    notify(own.retrain.notify, f"Assay: {own.base.name}: monitor STOPPED", body)
-
-
-def _again(params: str, bundle: str | None) -> str:
+def _again(parameters: Mapping[str, Any]) -> str:
+    bundle = parameters.get("bundle")
     given = "" if bundle is None else f" --bundle {shlex.quote(bundle)}"
-    return f"assay monitor --params {shlex.quote(params)}{given}"
+    return f"assay monitor --params {shlex.quote(parameters.get('params', 'params.yaml'))}{given}"
 
 
 @flow(
@@ -54,7 +47,7 @@ def _again(params: str, bundle: str | None) -> str:
     persist_result=False,
     on_completion=[models.show_models],
     on_failure=[models.show_models],
-    on_crashed=[_stopped],
+    on_crashed=[on_crash("monitor STOPPED", _again)],
 )
 def monitor(params: str = "params.yaml", bundle: str | None = None) -> Any:
     """Judge the newest rows that a model was asked about.
@@ -81,8 +74,7 @@ def monitor(params: str = "params.yaml", bundle: str | None = None) -> Any:
     except NothingServes as reason:
         return Completed(name="NOTHING", message=str(reason), data=reason)
     except Exception as error:
-        body = f"{error}\nnext:   {_again(params, bundle)}"
-        notify(own.retrain.notify, f"Assay: {own.base.name}: monitor FAILED", body)
+        failure(own, "monitor FAILED", error, _again({"params": params, "bundle": bundle}))
         if isinstance(error, AssayError):
             return failed(error)
         raise

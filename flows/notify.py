@@ -3,8 +3,15 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tasks.core.settings import Params, load
+
+if TYPE_CHECKING:
+    from prefect import Flow, State
+    from prefect.client.schemas.objects import FlowRun
 
 
 def notify(blocks: Sequence[str], subject: str, body: str) -> list[str]:
@@ -21,6 +28,26 @@ def notify(blocks: Sequence[str], subject: str, body: str) -> list[str]:
     for line in lines:
         print(line, file=sys.stderr)
     return lines
+
+
+def failure(own: Params, what: str, why: object, again: str) -> None:
+    """Tell the people whom a model's settings name of a run that ended badly: what, why, the command to run next."""
+    notify(own.retrain.notify, f"Assay: {own.base.name}: {what}", f"{why}\nnext:   {again}")
+
+
+def on_crash(what: str, again: Callable[[Mapping[str, Any]], str]) -> Callable[..., None]:
+    """A flow's hook: tells of a run that was ended from outside (killed, its lease expired), where one can.
+
+    Args:
+        what: became of it, in a word or two.
+        again: from the flow's parameters, the command to run next.
+    """
+
+    def stopped(flow: Flow[..., Any], flow_run: FlowRun, state: State[Any]) -> None:  # noqa: ARG001 (Prefect's names)
+        own = load(Path(flow_run.parameters.get("params", "params.yaml")))
+        failure(own, what, state.message, again(flow_run.parameters))
+
+    return stopped
 
 
 def _send(name: str, subject: str, body: str) -> str:

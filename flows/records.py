@@ -12,7 +12,7 @@ from typing import Any
 
 from flows.pipeline import Pipeline
 from flows.publish import report
-from flows.workplace import Workplace, git, has_commit
+from flows.workplace import Workplace, git, holds
 from tasks import retrain
 from tasks.core import files
 from tasks.core.settings import STAGES
@@ -95,7 +95,7 @@ class Records:
         """The commits between two retrainings, newest first, those of retrainings left out."""
         if before is None or before == now:
             return []
-        if not has_commit(self.home.repo, before):
+        if not holds(self.home.repo, f"{before}^{{commit}}"):  # a shallow clone, or a history written anew
             return [f"{before[:12]}, the commit of the last accepted run, is not in this repository"]
         return git(self.home.repo, "log", "--oneline", "--no-decorate", "-50", f"{before}..{now}").splitlines()
 

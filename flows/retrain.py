@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import functools
 import shlex
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from prefect import Flow, State, Task, flow, get_run_logger
+from prefect import State, Task, flow, get_run_logger
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
 from prefect.cache_policies import NO_CACHE
-from prefect.client.schemas.objects import FlowRun
 from prefect.states import Completed, Failed
 
 from flows import models
-from flows.notify import notify
+from flows.notify import failure, notify, on_crash
 from flows.pipeline import Pipeline
 from flows.publish import draw, link
 from flows.retraining import Wanted, carry_out, error_of, told, way_on
@@ -27,16 +26,8 @@ from tasks.core.settings import load
 _TOLD = {"ACCEPTED": "a version waits for its promotion", "REJECTED": "a retraining was rejected"}
 
 
-def _stopped(flow: Flow[..., Any], flow_run: FlowRun, state: State[Any]) -> None:  # noqa: ARG001 (Prefect's names)
-    """Tell of a run that was ended from outside (killed, its lease expired while the machine slept), where one can."""
-    params = flow_run.parameters.get("params", "params.yaml")
-    own = load(Path(params))
-    body = f"{state.message}\nnext:   {_again(params)}"
-    notify(own.retrain.notify, f"Assay: {own.base.name}: STOPPED", body)
-
-
-def _again(params: str) -> str:
-    return f"assay retrain --params {shlex.quote(params)} (it goes on from there)"
+def _again(parameters: Mapping[str, Any]) -> str:
+    return f"assay retrain --params {shlex.quote(parameters.get('params', 'params.yaml'))} (it goes on from there)"
 
 
 @flow(
@@ -44,7 +35,7 @@ def _again(params: str) -> str:
     persist_result=False,
     on_completion=[models.show_models],
     on_failure=[models.show_models],
-    on_crashed=[_stopped],
+    on_crashed=[on_crash("STOPPED", _again)],
 )
 def retrain(
     params: str = "params.yaml", force: bool = False, as_of: str | None = None, because: str | None = None
@@ -73,8 +64,7 @@ def retrain(
         wanted = Wanted(Path(params), force, as_of or None, because or None)
         record = carry_out(wanted, _as_task, _run_stages, tell)
     except Exception as error:
-        subject = f"Assay: {own.base.name}: FAILED"
-        notify(own.retrain.notify, subject, f"{error}\nnext:   {_again(params)}")
+        failure(own, "FAILED", error, _again({"params": params}))
         if isinstance(error, AssayError):
             return failed(error)
         raise

@@ -330,12 +330,10 @@ def _to_staging(place: Workplace, pipeline: Pipeline, version: str, state: dict[
 
     if not pipeline.settings.retrain.to_staging:
         return None
-    if "://" not in pipeline.settings.promote.store:
-        store, link = (root / pipeline.settings.promote.store for root in (place.home.root, pipeline.root))
-        store.mkdir(parents=True, exist_ok=True)
-        if not link.exists():
-            link.parent.mkdir(parents=True, exist_ok=True)
-            link.symlink_to(store.absolute())
+    store = pipeline.settings.promote.store
+    if "://" not in store:
+        (place.home.root / store).mkdir(parents=True, exist_ok=True)
+        place.link(store)
     asked = promotion.Wanted(state["name"], version, "staging", pipeline.params, f"retraining: {state['id']}")
     try:
         return promotion.plain(asked)

@@ -188,8 +188,9 @@ class Services:
         import certifi
 
         path = self.folder / "authority.pem"
-        first, end, _ = Path(certifi.where()).read_text(encoding="utf-8").partition("-----END CERTIFICATE-----\n")
-        files.write_text(path, first + end)
+        if not path.is_file():
+            first, end, _ = Path(certifi.where()).read_text(encoding="utf-8").partition("-----END CERTIFICATE-----\n")
+            files.write_text(path, first + end)
         return path
 
     def _start(self, what: str, url: str, arguments: Sequence[str]) -> psutil.Process:

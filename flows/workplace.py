@@ -51,7 +51,7 @@ class Workplace:
         top = Path(git(home.repo, "rev-parse", "--show-toplevel"))
         place = Workplace(home, top)
         for path in (home.params, home.dvc_yaml):
-            if not _is_committed(top, place.within(path)):
+            if not holds(top, f"HEAD:{place.within(path).as_posix()}"):
                 raise UsageError(
                     "a retraining starts from what is committed",
                     f"{path} is not in the present commit",
@@ -196,11 +196,17 @@ class Workplace:
             there = self.there(self.home.root) / name
             if there.with_name(f"{there.name}.dvc").is_file():
                 kept.append(str(there.with_name(f"{there.name}.dvc")))
-            elif not there.exists():
-                there.parent.mkdir(parents=True, exist_ok=True)
-                there.symlink_to(here.absolute())
+            else:
+                self.link(name)
         if kept:
             self._dvc_checkout(kept)
+
+    def link(self, name: str) -> None:
+        """Let a path below the params file's folder lead out of the worktree, unless something is there."""
+        there = self.there(self.home.root) / name
+        if not there.exists():
+            there.parent.mkdir(parents=True, exist_ok=True)
+            there.symlink_to((self.home.root / name).absolute())
 
     def checkout(self) -> None:
         """Bring back, from DVC's cache, the outputs of the stages that are up to date."""
@@ -268,17 +274,10 @@ def git(folder: Path, *arguments: str) -> str:
     return done.stdout.strip()
 
 
-def has_commit(folder: Path, commit: str) -> bool:
-    """Whether a repository holds a commit: a shallow clone, or one whose history was written anew, need not."""
-    command = ["git", "-C", str(folder), "cat-file", "-e", f"{commit}^{{commit}}"]
+def holds(folder: Path, name: str) -> bool:
+    """Whether a repository holds the object of a name: ``HEAD:path``, or ``<hash>^{commit}``."""
+    command = ["git", "-C", str(folder), "cat-file", "-e", name]
     return subprocess.run(command, capture_output=True, check=False).returncode == 0
-
-
-def _is_committed(top: Path, path: Path) -> bool:
-    found = subprocess.run(
-        ["git", "-C", str(top), "cat-file", "-e", f"HEAD:{path.as_posix()}"], capture_output=True, check=False
-    )
-    return found.returncode == 0
 
 
 def _identified(folder: Path) -> bool:

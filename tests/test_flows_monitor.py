@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
-import httpx
 import promote_world
 import pyarrow.parquet as pq
 import pytest
@@ -166,12 +166,9 @@ def test_the_flow_asks_for_a_retraining_by_an_event(served: Path, prefect: str) 
 def test_people_are_told_of_a_monitor_that_fails(served: Path, prefect: str, sink: tuple[str, list[Any]]) -> None:
     from prefect.blocks.notifications import MattermostWebhook
 
-    hook, heard = sink
-    address = httpx.URL(hook)
-    MattermostWebhook(hostname=address.host, port=address.port, secure=False, token="abc123").save("ops")  # noqa: S106
-    own = YAML(typ="safe").load((served / "params.yaml").read_text()) | {
-        "retrain": {"notify": ["mattermost-webhook/ops"]}
-    }
+    address, heard = urlsplit(sink[0]), sink[1]
+    MattermostWebhook(hostname=address.hostname, port=address.port, secure=False, token="abc123").save("ops")  # noqa: S106
+    own = YAML(typ="safe").load((served / "params.yaml").read_text()) | {"retrain": promote_world.NOTIFY}
     with (served / "params.yaml").open("w", encoding="utf-8") as file:
         YAML().dump(own, file)
     assert monitor(served / "params.yaml").word == "STEADY"
@@ -195,7 +192,7 @@ def test_people_are_told_of_a_monitor_that_was_ended_from_outside(
     import flows.monitor as conducted
 
     said: list[str] = []
-    monkeypatch.setattr(conducted, "notify", lambda _, subject, body: said.append(f"{subject}: {body}"))
+    monkeypatch.setattr("flows.notify.notify", lambda _, subject, body: said.append(f"{subject}: {body}"))
     params = str(served / "params.yaml")
     run = FlowRun(flow_id=uuid.uuid4(), parameters={"params": params, "bundle": "dist/tiny/1 a"})
     (hook,) = conducted.monitor.on_crashed_hooks

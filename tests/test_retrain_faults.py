@@ -387,7 +387,7 @@ def test_people_are_told_of_a_run_that_was_ended_from_outside(once: Path, monkey
     import flows.retrain as conducted
 
     said: list[str] = []
-    monkeypatch.setattr(conducted, "notify", lambda _, subject, body: said.append(f"{subject}: {body}"))
+    monkeypatch.setattr("flows.notify.notify", lambda _, subject, body: said.append(f"{subject}: {body}"))
     params = str(once / "params.yaml")
     run = FlowRun(flow_id=uuid.uuid4(), parameters={"params": params})
     (hook,) = conducted.retrain.on_crashed_hooks

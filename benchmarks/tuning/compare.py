@@ -166,13 +166,15 @@ def main() -> None:
     median: Callable[[list[float]], float] = statistics.median
     targets = [run["random"][-1][1] if run["random"] else -math.inf for run in runs]
     print(
-        "| method | best on validation | minutes to random's final value | share of random's time |\n|---|---|---|---|"
+        "| method | best on validation | minutes to random's final value | share of random's time "
+        "| share of the budget |\n|---|---|---|---|---|"
     )
     for name in runs[0]:
         best = median([run[name][-1][1] if run[name] else math.nan for run in runs])
         reached = [at(run[name], target) for run, target in zip(runs, targets, strict=True)]
         shares = [mine / at(run["random"], target) for mine, run, target in zip(reached, runs, targets, strict=True)]
-        print(f"| {name} | {best:.5f} | {median(reached) / 60:.2f} | {median(shares):.2f} |")
+        minutes = median(reached) / 60
+        print(f"| {name} | {best:.5f} | {minutes:.2f} | {median(shares):.2f} | {minutes / options.minutes:.2f} |")
 
 
 if __name__ == "__main__":
