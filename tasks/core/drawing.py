@@ -10,6 +10,7 @@ from typing import Any
 #: Size of a drawing, and the room around it for its words.
 WIDTH, HEIGHT, MARGIN = 640, 240, 46
 _TICKS = 4
+_SPELT_OUT, _MOST_DIGITS = 1e7, 17  # no two floats are the same in 17 digits
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,16 @@ class Axis:
             values = [self.low + (self.high - self.low) * share for share in shares]
         if self.whole:
             values = sorted({float(round(value)) for value in values})
-        return [(self(value), f"{value:.4g}" if self.whole else f"{value:.3g}") for value in values]
+        return list(zip(map(self, values), _told_apart(values), strict=True))
+
+
+def _told_apart(values: Sequence[float]) -> list[str]:
+    """Different numbers in as few digits, three at least, as tell them apart and spell whole parts out."""
+    greatest = max(1.0, *map(abs, values))
+    digits = max(3, math.floor(math.log10(greatest)) + 1 if greatest < _SPELT_OUT else 0)
+    while len({f"{value:.{digits}g}" for value in values}) < len(values) and digits < _MOST_DIGITS:
+        digits += 1
+    return [f"{value:.{digits}g}" for value in values]
 
 
 def plane(across: Sequence[Any], up: Sequence[Any]) -> tuple[Axis, Axis]:
