@@ -1,6 +1,6 @@
 """What a trial costs beyond its training: Optuna, storage, checkpoints, reports, and the hand-over to a process.
 
-    python benchmarks/tuning/overhead.py [--params FILE] [--trials 5] [--rounds 3]
+    python benchmarks/tuning/overhead.py [--params FILE] [--rows N] [--trials 5] [--rounds 3]
 
 Per round, interleaved: the bare training function, called for the same configurations one after the other; the search
 in this process; the search in one worker process (started and warm before the clock runs). Medians of the paired
@@ -57,6 +57,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--params", type=Path, default=Path("params.yaml"))
     parser.add_argument("--out", type=Path, default=Path("build/overhead"))
+    parser.add_argument("--rows", type=int, help="train on so many rows: short trials, whose overhead is seen best")
     parser.add_argument("--trials", type=int, default=5)
     parser.add_argument("--epochs", type=int, default=6)
     parser.add_argument("--rounds", type=int, default=3)
@@ -65,6 +66,8 @@ def main() -> None:
         options.params, options.out, trials=options.trials, epochs=options.epochs, pruner="none", sampler="tpe"
     )
     job = setting.job(params, options.out)
+    if options.rows is not None:
+        setting.thin(options.out, options.rows)
     objective = Objective.prepare(job)
     here, there = Noting(Local(objective.train)), Worker(job)
     seconds: dict[str, list[float]] = {"bare": [], "here": [], "worker": []}
@@ -79,10 +82,11 @@ def main() -> None:
     for times in seconds.values():
         del times[0]  # the first round warms up
     there.close()
-    print("| | seconds a trial | over the bare training |\n|---|---|---|")
+    print("| | seconds a trial | over the bare training | least and most |\n|---|---|---|---|")
     for name, times in seconds.items():
-        ratio = statistics.median(own / plain for own, plain in zip(times, seconds["bare"], strict=True))
-        print(f"| {name} | {statistics.median(times) / options.trials:.3f} | {100 * (ratio - 1):+.1f} % |")
+        over = [100 * (own / plain - 1) for own, plain in zip(times, seconds["bare"], strict=True)]
+        middle = f"{statistics.median(times) / options.trials:.3f} | {statistics.median(over):+.1f} %"
+        print(f"| {name} | {middle} | {min(over):+.1f}, {max(over):+.1f} % |")
 
 
 if __name__ == "__main__":
