@@ -38,9 +38,9 @@ def world(params: Path, root: Path, **tune: Any) -> Params:
     return load(root / "params.yaml")
 
 
-def thin(root: Path, count: int) -> None:
-    """Keep so many training rows of a :func:`world`, drawn at random, always the same ones."""
-    path = root / "artifacts" / "validate" / "train.parquet"
+def thin(root: Path, count: int, split: str = "train") -> None:
+    """Keep so many rows of a split of a :func:`world`, drawn at random, always the same ones."""
+    path = root / "artifacts" / "validate" / f"{split}.parquet"
     rows = pq.read_table(path)
     taken = np.sort(np.random.default_rng(0).choice(rows.num_rows, min(count, rows.num_rows), replace=False))
     pq.write_table(rows.take(taken), path)
