@@ -4,8 +4,8 @@
 
 Per round, interleaved: the bare training function, called for the same configurations one after the other; the search
 in this process; the search in one worker process (started and warm before the clock runs). Medians of the paired
-differences and ratios. Pruning is off, so that all three do the same epochs. Where a machine's noise hides the overhead,
-``--rows 1000`` makes trials so short that it is seen.
+differences and ratios. Pruning is off, so that all three do the same epochs. Where noise hides the overhead, ``--rows
+1000`` makes trials so short that it is seen.
 """
 
 from __future__ import annotations
