@@ -131,6 +131,9 @@ class Workplace:
                 rule = "a retraining works in a folder of its own beside the repository"
                 raise UsageError(rule, f"{self.folder} is no worktree", "move it away")
             self.ledger(self.there_artifacts, self.home.artifacts)
+            for path in self.folder.iterdir():
+                if path.name != ".git":  # it goes last: without it, what a kill leaves of a worktree is nobody's
+                    shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
             shutil.rmtree(self.folder)
         git(self.top, "worktree", "prune")
 

@@ -207,6 +207,27 @@ def held(lock: Path) -> subprocess.Popen[bytes]:
     return other
 
 
+def test_a_worktree_whose_removal_was_killed_is_removed(once: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fake_pipeline.behave(once, {"ingest": "exit 2"})
+    with pytest.raises(UsageError):
+        plain(Wanted(once / "params.yaml", as_of=SECOND))
+    there = Workplace.of(inspect(once / "params.yaml"))
+    before = set(there.folder.iterdir())
+
+    def killed(path: Path, **_: Any) -> None:
+        remove(path / ".git" if path == there.folder else path)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        remove = shutil.rmtree
+        patched.setattr(shutil, "rmtree", killed)
+        with pytest.raises(KeyboardInterrupt):
+            there.discard()
+    assert set(there.folder.iterdir()) < before, "it was killed halfway"
+    there.discard()
+    assert not there.folder.exists()
+
+
 def test_locks_of_dvc_and_a_branch_in_the_way(once: Path, again: Callable[..., dict[str, Any]]) -> None:
     there = Workplace.of(inspect(once / "params.yaml"))
     fake_pipeline.behave(once, {"ingest": "exit 2"})

@@ -6,13 +6,17 @@ import csv
 from pathlib import Path
 
 import numpy as np
+import optuna
 import pytest
 import worlds
 
+from tasks import tune
 from tasks.core import files, manifest
+from tasks.core.errors import MachineError
 from tasks.core.settings import Params, parse
 from tasks.core.stage import StageSettings, run_stage
-from tasks.tune import objective, rows, workers
+from tasks.tune import objective, proposals, rows, workers
+from tasks.tune.choose import Candidate
 from tasks.tune.objective import Objective, has_stalled
 from tasks.tune.processes import Worker
 from tasks.tune.trial import Job, Outcome, Report, Task
@@ -86,13 +90,45 @@ def test_the_pace_is_measured_without_a_whole_training(job: Job, task: Task, mon
 
 @pytest.mark.parametrize(
     ("rates", "memory", "best"),
-    [({1: 100, 2: 180, 4: 190, 8: 500}, 1, 2), ({1: 100, 2: 105}, 1, 1), ({1: 100, 2: 200, 4: 400}, 1 << 60, 1)],
+    [
+        ({1: 100, 2: 180, 4: 190, 8: 500}, 1, 2),
+        ({1: 100, 2: 105}, 1, 1),
+        ({1: 100, 2: 200, 4: 400}, 1 << 60, 1),
+        ({1: 0, 2: 0}, 0, 1),
+    ],
 )
 def test_no_more_processes_are_taken_than_pay_off_or_fit(
     job: Job, task: Task, monkeypatch: pytest.MonkeyPatch, rates: dict[int, float], memory: int, best: int
 ) -> None:
     monkeypatch.setattr(workers, "_rate", lambda job, task, count: (rates[count], memory))
     assert workers.measured(job, task, max(rates)) == best
+
+
+def test_kept_trials_whose_second_training_breaks_down_are_told(job: Job, params: Params, tmp_path: Path) -> None:
+    class Broken:
+        def begin(self, task: Task) -> Outcome:
+            return Outcome("failed", error="out of memory")
+
+    settings = StageSettings(params.base, params.tune, tmp_path)
+    searched = proposals.distributions(params.tune.space)
+    trial = optuna.trial.create_trial(
+        value=0.9, params=dict(optuna.study.create_study().ask(searched).params), distributions=searched
+    )
+    with pytest.raises(MachineError, match="trial -1 failed: out of memory"):
+        tune._train_again(settings, Broken(), tmp_path, [Candidate(trial.number, 0.9, {})], [trial])
+
+
+def test_workers_that_run_out_of_memory_while_they_are_measured_are_too_many(
+    job: Job, task: Task, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Broken(Worker):
+        def begin(self, task: Task) -> Outcome:
+            self.close()
+            return Outcome("failed", error="out of memory")
+
+    assert workers._rate(job, task, 1)[0] > 0
+    monkeypatch.setattr(workers, "Worker", Broken)
+    assert workers._rate(job, task, 2) == (0.0, 0)
 
 
 @pytest.mark.parametrize(("threads", "each"), [(None, 3), (5, 5)])

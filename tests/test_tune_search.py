@@ -321,6 +321,9 @@ def test_an_earlier_search_that_is_none_is_refused(tmp_path: Path) -> None:
     table(tmp_path / "other.csv", [{"trial": 0, "state": "complete", "value": 1, "trees": 100}])
     with pytest.raises(UsageError, match="none with a value of"):
         proposals.earlier(tune(warm_start="other.csv"), tmp_path, True)
+    (tmp_path / "study.db").write_bytes(b"SQLite format 3\0\xff\xfe")
+    with pytest.raises(UsageError, match=r"study\.db is no table"):
+        proposals.earlier(tune(warm_start="study.db"), tmp_path, True)
     assert "copy the earlier trials.csv" in " ".join(mistakes(warm_start="artifacts/tune/trials.csv").values())
 
 
@@ -356,6 +359,37 @@ def test_the_front_holds_what_nothing_beats() -> None:
 def test_limits_that_nothing_keeps_to_are_told_with_the_nearest() -> None:
     with pytest.raises(NotProven, match="trial 2 with size_kib 10; trial 1 with size_kib 40"):
         choose.ranked(FIVE, tune(limits={"size_kib": 5}), True)
+
+
+def test_trials_from_before_the_limits_are_not_known_to_keep_to_them() -> None:
+    old = [Candidate(7, 0.95, {}), Candidate(8, 0.94, {"latency_ms": 1.0})]
+    limited = tune(limits={"size_kib": 60})
+    assert [one.trial for one in choose.ranked([*old, *FIVE], limited, True)] == [1, 3, 2]
+    with pytest.raises(NotProven, match="trial 7 with size_kib not measured"):
+        choose.ranked(old, limited, True)
+
+
+def test_a_trial_that_was_stopped_is_told_by_its_best_epoch(tmp_path: Path) -> None:
+    def learn_and_forget(task: Task) -> Training:
+        for epoch in range(1, EPOCHS + 1):
+            if (yield Report(epoch, 0.9 if task.number < 4 else 1.5 - 0.5 * epoch)):
+                return Outcome("stopped")
+        return Outcome("complete", 0.9)
+
+    trials = run(tune(pruner="asha"), tmp_path, learn_and_forget)  # which looks after one epoch, and after three
+    rows = tables.table(trials, max, tune(), set())
+    assert [(row["state"], row["value"], row["epochs"]) for row in rows[4:]] == [("pruned", 1.0, 3)] * 4
+
+
+def test_what_is_limited_is_no_parameter_of_the_page(tmp_path: Path) -> None:
+    settings = tune(limits={"size_kib": 100.0}, pruner="none")
+    found = study.open_study(settings, tmp_path)
+    trials = search(found, settings, 11, [Local(learn)])
+    tables.write(found, trials, trials[0].number, settings, "auc", tmp_path)
+    page = (tmp_path / "report.html").read_text()
+    parameters = page[page.index("<h2>Parameters") : page.index("<h2>All trials")]
+    assert "dropout" in parameters
+    assert "size_kib" not in parameters
 
 
 def test_a_search_for_trade_offs_shows_its_front(tmp_path: Path) -> None:

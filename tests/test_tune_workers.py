@@ -51,6 +51,15 @@ def test_a_trial_that_kills_its_process_or_runs_out_of_memory_has_failed_and_the
     assert "out of memory" in trials[2].user_attrs["error"]
 
 
+def test_a_ray_cluster_without_room_for_all_workers_is_refused_before_the_search() -> None:
+    nodes = [{"Alive": True, "Resources": {"CPU": 8.0}}] * 2 + [{"Alive": False, "Resources": {"CPU": 64.0}}]
+    on_ray._check_room(nodes, 4, 4)
+    with pytest.raises(MachineError, match="of 2 workers of 16 cores each there is room for 0"):
+        on_ray._check_room(nodes, 2, 16)
+    with pytest.raises(MachineError, match="of 5 workers of 4 cores each there is room for 4"):
+        on_ray._check_room(nodes, 5, 4)
+
+
 @pytest.mark.parametrize(("make", "error", "said"), [(bugs, Bug, "ZeroDivisionError"), (refuser, UsageError, "a rule")])
 def test_what_is_no_trials_fault_ends_the_search(
     tmp_path: Path, job: Job, make: Any, error: type[Exception], said: str

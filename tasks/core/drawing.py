@@ -63,8 +63,8 @@ class Axis:
 
 def _told_apart(values: Sequence[float]) -> list[str]:
     """Different numbers in as few digits, three at least, as tell them apart and spell whole parts out."""
-    greatest = max(1.0, *map(abs, values))
-    digits = max(3, math.floor(math.log10(greatest)) + 1 if greatest < _SPELT_OUT else 0)
+    greatest = max(map(abs, values))
+    digits = max(3, len(f"{greatest:.0f}") if greatest < _SPELT_OUT else 0)
     while len({f"{value:.{digits}g}" for value in values}) < len(values) and digits < _MOST_DIGITS:
         digits += 1
     return [f"{value:.{digits}g}" for value in values]

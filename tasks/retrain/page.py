@@ -85,4 +85,6 @@ def _changes(now: Mapping[str, Any], before: Mapping[str, Any], keys: Any) -> li
 def _value(value: Any) -> str:
     if value is None:
         return "-"
+    if isinstance(value, bool):
+        return str(value).lower()  # as params files spell it
     return f"{value:.5g}" if isinstance(value, float) else f"{value:,}" if isinstance(value, int) else str(value)

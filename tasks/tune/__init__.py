@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tasks.core import files, manifest, resume, workloads
+from tasks.core.errors import MachineError
 from tasks.core.log import log
 from tasks.core.manifest import Manifest
 from tasks.core.original import ENCODER, SPEC
@@ -130,9 +131,13 @@ def _keep_best(
 def _train_again(
     settings: StageSettings, runner: Runner, scratch: Path, kept: list[Candidate], trials: list[FrozenTrial]
 ) -> None:
-    """Train those of the kept trials whose weights are not here: a shared study may be older than this scratch."""
+    """Train those of the kept trials whose weights are not here: a shared study may be older than this scratch.
+
+    Raises:
+        MachineError: if one breaks down.
+    """
     from tasks.tune.proposals import resolve
-    from tasks.tune.trial import Report, Task
+    from tasks.tune.trial import Outcome, Report, Task
 
     params = {trial.number: trial.params for trial in trials}
     for number in (one.trial for one in kept if not (scratch / f"trial-{one.trial}.json").is_file()):
@@ -141,3 +146,10 @@ def _train_again(
         event = runner.begin(Task(number, settings.base.seed + number, values))
         while isinstance(event, Report):
             event = runner.go_on(False)
+        assert isinstance(event, Outcome)  # noqa: S101 - a runner tells nothing else
+        if event.state != "complete":
+            raise MachineError(
+                "the trials that are kept must be trained again for their weights, which are not on this machine",
+                f"trial {number} {event.state}: {event.error}",
+                "run again, or lower tune.top_k",
+            )

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from tasks.core.errors import NotProven
+from tasks.core.log import log
 from tasks.core.settings import Tune
 
 _NEAREST = 3
@@ -24,11 +25,16 @@ class Candidate:
 def ranked(candidates: Sequence[Candidate], settings: Tune, higher_is_better: bool) -> list[Candidate]:
     """The candidates within ``tune.limits``, the one that ``tune.pick`` takes first, then by the metric.
 
+    A trial of an earlier search without these limits, in a shared study, has costs that nobody measured: it is not
+    known to be within them.
+
     Raises:
         NotProven: if none is within the limits.
     """
     limits = settings.limits.model_dump(exclude_none=True)
-    within = [one for one in candidates if all(one.costs[name] <= limit for name, limit in limits.items())]
+    within = [one for one in candidates if all(_cost(one, name) <= limit for name, limit in limits.items())]
+    if unknown := [one.trial for one in candidates if not limits.keys() <= one.costs.keys()]:
+        log.warning("tune: trials %s were run before tune.limits were set: without costs they cannot be taken", unknown)
     if not within:
         raise NotProven(
             "a trial must keep to tune.limits",
@@ -74,11 +80,16 @@ def _losses(one: Candidate, objectives: Sequence[str], higher_is_better: bool) -
     return (-one.score if higher_is_better else one.score, *(one.costs[name] for name in objectives[1:]))
 
 
+def _cost(one: Candidate, name: str) -> float:
+    return one.costs.get(name, math.inf)
+
+
 def _misses(candidates: Sequence[Candidate], limits: Mapping[str, float]) -> list[str]:
     def excess(one: Candidate) -> float:
-        return max(one.costs[name] / limit for name, limit in limits.items())
+        return max(_cost(one, name) / limit for name, limit in limits.items())
 
     return [
-        f"trial {one.trial} with " + ", ".join(f"{name} {one.costs[name]:.4g}" for name in limits)
+        f"trial {one.trial} with "
+        + ", ".join(f"{name} {one.costs[name]:.4g}" if name in one.costs else f"{name} not measured" for name in limits)
         for one in sorted(candidates, key=excess)[:_NEAREST]
     ]

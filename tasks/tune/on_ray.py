@@ -21,7 +21,7 @@ def cluster(job: Job, count: int, make: Make = local) -> Iterator[list[Runner]]:
     """Runners on the cluster that RAY_ADDRESS names, else on one that is started here for the block.
 
     Raises:
-        MachineError: if the cluster does not answer.
+        MachineError: if the cluster does not answer, or is too small.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # read while ray is imported
     # Read likewise: otherwise Ray starts the workers through the package manager that started this process.
@@ -43,12 +43,28 @@ def cluster(job: Job, count: int, make: Make = local) -> Iterator[list[Runner]]:
         ) from error
     found: list[Runner] = []
     try:
+        _check_room(ray.nodes(), count, threads)  # type: ignore[no-untyped-call]
         found += [OnRay(job, make, threads) for _ in range(count)]
         yield found
     finally:
         for runner in found:
             runner.close()
         ray.shutdown()
+
+
+def _check_room(nodes: list[dict[str, Any]], count: int, threads: int) -> None:
+    """A runner for which there is no room would hold its trial, and the search, for ever.
+
+    Raises:
+        MachineError: if not all runners can work at the same time.
+    """
+    room = sum(int(node["Resources"].get("CPU", 0) // threads) for node in nodes if node["Alive"])
+    if room < count:
+        raise MachineError(
+            "the Ray cluster must have room for all of tune.workers at once",
+            f"of {count} workers of {threads} cores each there is room for {room}",
+            "lower tune.workers, set base.threads lower, or start more nodes first",
+        )
 
 
 def _knock(address: str) -> None:

@@ -178,8 +178,11 @@ def earlier(settings: Tune, root: Path, higher_is_better: bool) -> list[Point]:
     rule = "tune.warm_start must be the trials.csv of an earlier search, or a folder with one"
     if path is None:
         raise UsageError(rule, f"{root / settings.warm_start} is none and has none", "correct the path")
-    with path.open(encoding="utf-8", newline="") as file:
-        rows = [row for row in csv.DictReader(file) if row.get("state") == "complete" and _number(row.get("value"))]
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            rows = [row for row in csv.DictReader(file) if row.get("state") == "complete" and _number(row.get("value"))]
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise UsageError(rule, f"{path} is no table: {error}", "correct the path") from error
     rows.sort(key=lambda row: float(row["value"]), reverse=higher_is_better)
     known = distributions(settings.space)
     fitting = [point for row in rows if (point := _fitting(row, known))]

@@ -1,7 +1,7 @@
 """One page of a search: its history, what mattered, how the trials ran, and the trade-offs.
 
-The page needs no network and no script. It holds no times, unless time is an objective: the same search gives the
-same page.
+The page needs no network and no script. It holds no times, unless time is an objective or limited: the same search
+gives the same page.
 """
 
 from __future__ import annotations
@@ -36,7 +36,8 @@ def render(
     """
     environment = pages.environment("tasks.tune")
     environment.filters["number"] = _number
-    fixed = {"trial", "state", "value", "best", "epochs", "front", *settings.objectives}
+    costs = type(settings.limits).model_fields
+    fixed = {"trial", "state", "value", "best", "epochs", "front", *settings.objectives, *costs}
     names = [name for name in rows[0] if name not in fixed]
     return environment.get_template("report.html.j2").render(
         metric=metric,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import functools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -63,6 +62,8 @@ def write(
 def table(trials: Sequence[FrozenTrial], better: Any, settings: Tune, best_of: set[int]) -> list[dict[str, Any]]:
     """A line for each trial: number, state, value, best so far, epochs run, costs, each searched parameter.
 
+    The value is the metric of a complete trial, and that of its best epoch of another one.
+
     Args:
         trials: by number.
         better: ``max`` or ``min``.
@@ -73,8 +74,7 @@ def table(trials: Sequence[FrozenTrial], better: Any, settings: Tune, best_of: s
     costs = sorted({name for trial in trials for name in trial.user_attrs.get("costs", {})})
     rows, best = [], None
     for trial in trials:
-        last = functools.reduce(better, trial.intermediate_values.values()) if trial.intermediate_values else None
-        value = trial.values[0] if trial.values else last
+        value = _value(trial, better)
         if trial.state == TrialState.COMPLETE and value is not None:
             best = value if best is None else better(best, value)
         state, epochs = trial.state.name.lower(), len(trial.intermediate_values)
@@ -84,6 +84,13 @@ def table(trials: Sequence[FrozenTrial], better: Any, settings: Tune, best_of: s
             row["front"] = "yes" if trial.number in best_of else ""
         rows.append(row | {name: trial.params.get(name, "") for name in names})
     return rows
+
+
+def _value(trial: FrozenTrial, better: Any) -> float | None:
+    """The metric of a complete trial; of another one that of its best epoch, where Optuna notes the last."""
+    noted = trial.values[:1] if trial.state == TrialState.COMPLETE else trial.intermediate_values.values()
+    best: float | None = better(noted, default=None)
+    return best
 
 
 def importance(study: optuna.Study, trials: Sequence[FrozenTrial]) -> dict[str, float]:

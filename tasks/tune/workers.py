@@ -103,7 +103,7 @@ def measured(job: Job, task: Task, most: int) -> int:
     while count <= most:
         rate, size = _rate(share_of_cores(job, count), task, count)
         log.info("tune: %d worker%s: %.0f rows a second", count, "s" if count > 1 else "", rate)
-        if rate < _PAYS_OFF * best_rate:
+        if rate <= _PAYS_OFF * best_rate:
             break
         best, best_rate, count = count, rate, 2 * count
         if size * count > psutil.virtual_memory().available:
@@ -113,11 +113,13 @@ def measured(job: Job, task: Task, most: int) -> int:
 
 
 def _rate(job: Job, task: Task, count: int) -> tuple[float, int]:
-    """Rows a second that so many workers learn from together, and the memory of one, in bytes."""
+    """Rows a second that so many workers learn from together, and the memory of one, in bytes; 0 if one breaks down."""
     workers = [Worker(job, _pacer) for _ in range(count)]
     try:
         with ThreadPoolExecutor(count) as pool:
-            list(pool.map(lambda worker: worker.begin(task), workers))  # all are warm before any is timed
+            begun = list(pool.map(lambda worker: worker.begin(task), workers))  # all are warm before any is timed
+            if any(isinstance(event, Outcome) for event in begun):  # memory ran out: so many get nowhere
+                return 0.0, 0
             size = max(worker.memory() for worker in workers)
             found = list(pool.map(lambda worker: worker.go_on(False), workers))
     finally:
