@@ -64,6 +64,7 @@ def test_a_stage_ends_when_the_driver_that_the_environment_names_is_killed(tmp_p
     mark = tmp_path / "mark"
     driver = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
     environment = os.environ | {process.DRIVER_VARIABLE: str(driver.pid)}
+    environment.pop("PYTHONUNBUFFERED", None)  # what is left in a buffer is written once more at the exit
     with subprocess.Popen([sys.executable, "-c", STAGE, mark], env=environment, stderr=subprocess.PIPE) as stage:
         wait_for(mark, "ready")
         assert stage.stderr is not None

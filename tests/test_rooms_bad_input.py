@@ -168,14 +168,14 @@ def test_a_stage_that_is_interrupted_terminated_or_killed_ends_as_if_nothing_had
     finished: Path, tmp_path: Path, stage: str
 ) -> None:
     """Its output is there from a run before, so that the previous artifacts can be seen to stay."""
-    roots = {number: shutil.copytree(finished, tmp_path / number.name) for number in CODES}
     undisturbed = finished
+    if stage in LONGER:
+        undisturbed = shutil.copytree(finished, tmp_path / "undisturbed")
+        LONGER[stage](undisturbed)
+    roots = {number: shutil.copytree(undisturbed, tmp_path / number.name) for number in CODES}
     for root in roots.values():
         shutil.rmtree(root / "dist", ignore_errors=True)
     if stage in LONGER:
-        undisturbed = shutil.copytree(finished, tmp_path / "undisturbed")
-        for root in (undisturbed, *roots.values()):
-            LONGER[stage](root)
         run_stage(stage, load(undisturbed / "params.yaml"), undisturbed)
     before = state(roots[signal.SIGKILL])
     said = kill_inside(roots, stage)

@@ -9,7 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from types import FrameType
 from typing import TYPE_CHECKING
 
@@ -63,8 +63,10 @@ def die_with_driver() -> None:
     def watch() -> None:
         while all(_lives(driver) for driver in drivers):
             time.sleep(_POLL_SECONDS)
-        with suppress(OSError):  # who read this may be gone with the driver: a broken pipe
+        try:
             print("the process that started this one is gone: stopping", file=sys.stderr, flush=True)
+        except OSError:  # who read this is gone as well; what waits in the buffer must not fail once more at the exit
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
         os.kill(os.getpid(), signal.SIGTERM)
         time.sleep(10)  # a native call that holds the interpreter would never see the signal
         os._exit(128 + signal.SIGTERM)
