@@ -121,12 +121,12 @@ class Up:
 
     def let_leases_expire(self) -> None:
         """As if their time, five minutes, had passed; a scheduled monitor may hold one of its own limit."""
-        assert self.leases
-        past = "2020-01-01T00:00:00+00:00"
-        for lease in self.leases:
+        leases, past = self.leases, "2020-01-01T00:00:00+00:00"
+        assert leases
+        for lease in leases:
             lease.write_text(json.dumps(json.loads(lease.read_text()) | {"expiration": past}))
-        index = lease.with_name("expirations.json")
-        index.write_text(json.dumps({lease.stem: past}))
+        index = leases[0].with_name("expirations.json")
+        index.write_text(json.dumps({lease.stem: past for lease in leases}))
 
 
 def kill(process: psutil.Process) -> None:
