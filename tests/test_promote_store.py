@@ -276,6 +276,15 @@ def test_a_kill_at_any_moment_leaves_a_whole_store(tmp_path: Path, bundles: list
     assert not list((root / NAME).glob(".incoming-*"))
 
 
+def test_what_a_killed_copy_left_goes_with_the_next_move_though_its_bundle_is_there(
+    three: Path, bundles: list[Path]
+) -> None:
+    leftover = three / NAME / ".incoming-killed"
+    (leftover / "1-abc").mkdir(parents=True)
+    move(FolderStore(three), bundles[0])
+    assert not leftover.exists()
+
+
 def test_of_two_at_once_one_wins_and_the_other_says_so(tmp_path: Path, bundles: list[Path]) -> None:
     code = """
 import sys

@@ -106,13 +106,18 @@ class FolderStore:
 
     @contextmanager
     def locked(self, name: str) -> Iterator[None]:
-        """See :class:`Store`: a lock of the system's, which ends with the process that holds it."""
+        """See :class:`Store`: a lock of the system's, which ends with the process that holds it.
+
+        What that process was killed over is cleared away by the next to hold the lock.
+        """
         from filelock import FileLock
 
         folder = self._root / name
         with files.machine_errors(self._root):
             folder.mkdir(parents=True, exist_ok=True)
             with FileLock(folder / ".lock"):
+                for leftover in folder.glob(f"{_INCOMING}*"):
+                    shutil.rmtree(leftover)
                 yield
 
     def holds(self, name: str, version: str) -> bool:
@@ -120,11 +125,9 @@ class FolderStore:
         return (self._root / name / version).is_dir()
 
     def put(self, name: str, version: str, folder: Path, check: Callable[[Path], None]) -> None:
-        """See :class:`Store`; to be called under the lock. What a killed copy left behind is cleared away."""
+        """See :class:`Store`; to be called under the lock."""
         home = self._root / name
         home.mkdir(parents=True, exist_ok=True)
-        for leftover in home.glob(f"{_INCOMING}*"):
-            shutil.rmtree(leftover)
         incoming = Path(mkdtemp(prefix=_INCOMING, dir=home))
         try:
             copy = incoming / version
