@@ -4,12 +4,14 @@ Put the files side by side and run it from the project's root, in the project's 
 `python benchmarks/compression/compare.py FOLDER INPUTS` (INPUTS as inputs.py filled it: fp32.onnx, test.npz, task.json;
 the metric and the task can also be given as arguments).
 
-Speed: every model once a round in an order that rotates, one thread, warm; medians, and the median of the ratios round
-by round with its 95 % interval. Quality: the test of the stage `verify` itself (Tango's interval of paired proportions,
-or a paired bootstrap) and the judge on top of it; "proven" means that the one-sided 95 % bound of the drop lies within
-the margin. Discordant rows are those on which the two models' own values of the metric differ (right and wrong, hit
-and miss); a metric that has no value on one row (AUC) has none. It prints a Markdown table and writes results.json
-into FOLDER.
+Speed: every model once a round in an order drawn anew, one thread, warm (each has just answered once when it is timed);
+medians, and the median of the ratios round by round with its 95 % interval. "Cold" is the same right after another
+model's call: then it depends on how many and how large the others are.
+
+Quality: the test of the stage `verify` itself (Tango's interval of paired proportions, or a paired bootstrap) and the
+judge on top of it; "proven" means that the one-sided 95 % bound of the drop lies within the margin. Discordant rows are
+those on which the two models' own values of the metric differ (right and wrong, hit and miss); a metric that has no
+value on one row (AUC) has none. It prints a Markdown table and writes results.json into FOLDER.
 """
 
 from __future__ import annotations
@@ -88,9 +90,14 @@ def speed(models: dict[str, Path], rows: Rows, options: argparse.Namespace) -> d
     """Laps by model and batch size, each with the speed-up over the reference and its interval."""
     result: dict[str, dict[str, Any]] = {name: {} for name in models}
     for batch, rounds in zip(options.batch_sizes, options.rounds, strict=True):
-        laps = race(models, REFERENCE, rows.first(batch).inputs, (batch,), rounds, options.threads, "cpu").laps
+        first = rows.first(batch).inputs
+        warm, cold = (
+            race(models, REFERENCE, first, (batch,), rounds, options.threads, "cpu", cold).laps
+            for cold in (False, True)
+        )
         for name in models:
-            result[name][str(batch)] = _speed(laps[name][batch]) | {"rounds": rounds}
+            of_cold = {"cold_speedup": 1 / cold[name][batch].ratio}
+            result[name][str(batch)] = _speed(warm[name][batch]) | of_cold | {"rounds": rounds}
     return result
 
 
@@ -105,7 +112,7 @@ def table(results: dict[str, dict[str, Any]], metric: Metric, batches: list[int]
     proven = [f"proven within {margin}" for margin in margins]
     heads = ["model", metric.name, f"drop, {unit} (95 % bound)", "discordant", *proven, "KiB", "smaller", "gzip KiB"]
     for batch in batches:
-        heads += [f"ms at {batch}", f"faster at {batch}"]
+        heads += [f"ms at {batch}", f"faster at {batch}", "cold"]
     lines = [f"| {' | '.join(heads)} |", f"|{'---|' * len(heads)}"]
     original = results[REFERENCE]
     for name, found in sorted(results.items(), key=lambda item: item[1]["speed"][str(batches[0])]["speedup"]):
@@ -119,6 +126,7 @@ def table(results: dict[str, dict[str, Any]], metric: Metric, batches: list[int]
             lap = found["speed"][str(batch)]
             cells.append(f"{lap['p50_ms']:.3f}")
             cells.append(f"{lap['speedup']:.2f}x ({lap['speedup_low']:.2f} to {lap['speedup_high']:.2f})")
+            cells.append(f"{lap['cold_speedup']:.2f}x")
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 

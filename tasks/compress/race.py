@@ -1,4 +1,9 @@
-"""Latency of several models, measured interleaved in one process: noise of the machine falls on all of them alike."""
+"""Latency of several models, measured interleaved in one process: noise of the machine falls on all of them alike.
+
+A model that runs right after another one waits for its own code and weights to come back into the caches, the longer
+the more and the larger the others are: what it took would say who else raced. So each is called twice in a row, and
+the second call is timed, as a server's is that answers with one model.
+"""
 
 from __future__ import annotations
 
@@ -55,8 +60,9 @@ def race(
     rounds: int,
     threads: int,
     device: str,
+    cold: bool = False,
 ) -> Race:
-    """Run every model once a round, in an order drawn anew, and compare each with the reference round by round.
+    """Time every model once a round, in an order drawn anew, and compare each with the reference round by round.
 
     Args:
         models: name -> ONNX file.
@@ -66,6 +72,7 @@ def race(
         rounds: measured rounds per batch size.
         threads: threads of a session.
         device: ``auto``, ``cpu`` or ``cuda``.
+        cold: time the first call after another model's, with the caches as that one left them.
     """
     sessions = {name: open_session(path, device, threads) for name, path in models.items()}
     laps: dict[str, dict[int, Lap]] = {name: {} for name in models}
@@ -76,6 +83,8 @@ def race(
         order = np.random.default_rng(len(names))
         for number in progress(range(_WARM_UP + rounds), f"race at batch {batch}", _WARM_UP + rounds):
             for name in order.permutation(names):  # at random: who always follows the largest finds cold caches
+                if not cold:
+                    sessions[name].run(None, rows)
                 start = time.perf_counter()
                 sessions[name].run(None, rows)
                 if number >= _WARM_UP:

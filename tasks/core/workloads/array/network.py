@@ -19,19 +19,22 @@ from tasks.core.workloads.array.layout import Layout
 
 #: The stem shortens longer axes to about this: what follows costs the same for large inputs.
 _LONGEST = {1: 256, 2: 64}
+#: Channels that oneDNN reads at once with AVX2.
+_BLOCK = 8
 
 
 class Conv2d(nn.Conv2d):
     """A convolution whose gradient is right for a kernel of one pixel and a stride, too.
 
     oneDNN's own, of fewer than 8 channels that lie last in memory, writes past its buffer on a CPU with AVX2 alone:
-    wrong figures, a crash or a hang (oneDNN issue 6035, in torch 2.13). Every n-th pixel and a stride of 1 is the same.
+    wrong figures, a crash or a hang (oneDNN issue 6035, in torch 2.13). Every n-th pixel and a stride of 1 is the same,
+    but its gradient loses the order in memory, and a step of a small network takes half as long again.
     """
 
     def forward(self, input: Tensor) -> Tensor:
         """float [rows, channels, height, width] -> float [rows, outputs, ...]."""
         learns = torch.is_grad_enabled() and not torch.compiler.is_exporting()
-        if not learns or self.kernel_size != (1, 1) or self.stride == (1, 1):
+        if not learns or self.kernel_size != (1, 1) or self.stride == (1, 1) or self.in_channels >= _BLOCK:
             return super().forward(input)
         down, across = self.stride
         return nn.functional.conv2d(input[:, :, ::down, ::across], self.weight, self.bias)
