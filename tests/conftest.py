@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import chromium
+import dvc  # noqa: F401 (its log keeps the streams of this moment: a test's own are closed when it ends)
 import fake_pipeline
 import fault_world
 import postgresql_world
