@@ -11,6 +11,7 @@ import signal
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -21,12 +22,14 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 import worlds
+from onnx import helper, numpy_helper
 
 from deploy.predictor import Predictor
+from tasks.compress import contest, probe, problem, workshop
 from tasks.compress import graph as methods
-from tasks.compress import probe, problem, workshop
 from tasks.compress import race as racing
 from tasks.compress.graph import static
+from tasks.compress.isolated import Crashed
 from tasks.compress.race import race
 from tasks.core import contracts, files, manifest, plugins
 from tasks.core.errors import MachineError, NotProven, SettingsError
@@ -88,6 +91,72 @@ def test_a_models_time_does_not_depend_on_who_ran_before(
     models = {name: Path(f"{name}.onnx") for name in ("fp32", "int8")}
     found = race(models, "fp32", {"a": np.zeros((1, 1))}, (1,), 20, 1, "cpu", cold)
     assert (found.laps["int8"][1].p50_ms >= 2.5) == slower
+
+
+def test_a_race_is_cut_short_where_time_is_over(tmp_path: Path) -> None:
+    paths = {name: reshaping(tmp_path / f"{name}.onnx", 2) for name in ("fp32", "int8")}
+    started = time.monotonic()
+    found = race(paths, "fp32", {"x": np.zeros((1, 2), np.float32)}, (1, 64), 10_000_000, 1, "cpu", seconds=1.0)
+    assert time.monotonic() - started < 60
+    assert set(found.laps["int8"]) == {1, 64}
+    assert found.laps["int8"][64].ratio > 0
+
+
+def test_a_model_that_breaks_the_race_is_told_and_the_others_race(tmp_path: Path) -> None:
+    paths = {"fp32": reshaping(tmp_path / "fp32.onnx", 2), "int8": reshaping(tmp_path / "int8.onnx", 2)}
+    paths["even"] = reshaping(tmp_path / "even.onnx", 4)  # two rows make one: an odd row is left over
+    rows = {"x": np.zeros((2, 2), np.float32)}
+    found, broken = racing.isolated_race(paths, "fp32", rows, (2, 1), 20, 1, "cpu", 30.0)
+    assert {name: set(laps) for name, laps in found.laps.items()} == {"fp32": {1, 2}, "int8": {1, 2}}
+    assert set(found.providers) == {"fp32", "int8"}
+    assert set(broken) == {"even"}
+    assert broken["even"].startswith("it cannot be raced: ")
+    with pytest.raises(Crashed):
+        racing.isolated_race(paths, "even", rows, (2, 1), 20, 1, "cpu", 30.0)
+
+
+def reshaping(path: Path, width: int) -> Path:
+    """A model that makes rows of another width of its rows of two."""
+    shape = numpy_helper.from_array(np.array([-1, width]), "shape")
+    graph = helper.make_graph(
+        [helper.make_node("Reshape", ["x", "shape"], ["y"])],
+        "reshaping",
+        [helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, ["rows", 2])],
+        [helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, None)],
+        [shape],
+    )
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10), path)
+    return path
+
+
+def test_an_original_that_cannot_be_raced_is_refused_and_nothing_is_lost(
+    world: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def crashed(*_: Any, **__: Any) -> None:
+        raise Crashed("the runtime was ended by SIGSEGV")
+
+    before = (world / "artifacts" / "compress" / "model.onnx").read_bytes()
+    with (
+        monkeypatch.context() as patched,
+        pytest.raises(NotProven, match="the original as float ONNX must run"),
+    ):
+        patched.setattr(contest, "isolated_race", crashed)
+        run(world, rounds=20)
+    with (
+        monkeypatch.context() as patched,
+        pytest.raises(NotProven, match="the original as float ONNX must run"),
+    ):
+        patched.setattr(contest, "call", crashed)
+        contest.require_devices(
+            SimpleNamespace(
+                device="cuda",
+                problem=SimpleNamespace(
+                    packaged=lambda *_: onnx.load(world / "artifacts" / "compress" / "fp32.onnx"), core=None
+                ),
+            ),
+            ("cpu",),
+        )
+    assert (world / "artifacts" / "compress" / "model.onnx").read_bytes() == before
 
 
 # The room itself.

@@ -136,6 +136,15 @@ def test_the_nearest_misses_are_those_that_are_least_over_a_limit() -> None:
     assert [line.split(":")[0] for line in misses] == ["near", "large", "fp32"]
 
 
+def test_of_no_loss_at_all_every_loss_is_far_off() -> None:
+    budget = Budget(0.0, 0.1, max_size_kib=1.0)
+    candidates = [FP32, made("worse", 0.3, 900), made("large", 0.80, 1126)]
+    choice = choose(candidates, AUC, budget, "smallest")
+    assert choice.chosen is None
+    misses = nearest_misses(candidates, choice.reasons, AUC, budget)
+    assert [line.split(":")[0] for line in misses] == ["large", "fp32", "worse"]
+
+
 def test_a_lap_is_the_median_of_paired_ratios_with_its_interval() -> None:
     reference = np.linspace(1.0, 3.0, 101)  # the machine slows down meanwhile, for both alike
     found = lap(reference * 0.5, reference)

@@ -10,7 +10,7 @@ from test_array_workload import VALUES
 from test_array_workload import world as images
 from torch import nn
 
-from tasks.compress.network import depth, distill, merge, structured
+from tasks.compress.network import depth, distill, family, merge, structured
 from tasks.compress.network.clock import Clock
 from tasks.core.settings import Tune
 from tasks.core.training import Recipe
@@ -195,6 +195,15 @@ def test_a_soup_takes_in_what_helps_and_refuses_what_does_not() -> None:
     assert float(soup["w"]) == 2.0
     assert score == 0.0
     assert float(states[0]["w"]) == 1.0
+
+
+def test_norms_of_a_soup_are_estimated_on_whole_batches() -> None:
+    norm = torch.nn.BatchNorm1d(2)  # which refuses a batch of one row
+    rows = torch.randn(33, 2)
+    family._estimate_norms(norm, (rows,), lambda network, batch: network(batch[0]).sum(), 32)
+    torch.testing.assert_close(norm.running_mean, rows[:32].mean(0))
+    family._estimate_norms(norm, (rows,), lambda network, batch: network(batch[0]).sum(), 100)
+    torch.testing.assert_close(norm.running_mean, rows.mean(0))
 
 
 def test_a_killed_search_does_not_get_its_time_back(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:

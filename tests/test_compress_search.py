@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import subprocess
@@ -16,8 +17,10 @@ import numpy as np
 import pytest
 import worlds
 
-from tasks.compress import isolated, search
+from tasks.compress import contest, isolated, probe, search
+from tasks.compress.choose import Budget
 from tasks.compress.isolated import Crashed, call
+from tasks.compress.targets import together
 from tasks.compress.workshop import Built
 from tasks.core import files
 from tasks.core.errors import DataRejected, MachineError, NotProven
@@ -142,6 +145,38 @@ def test_a_killed_search_goes_on_from_what_it_has(world: Path) -> None:
     assert not scratch.exists()
 
 
+def test_what_was_trained_before_a_kill_in_the_last_race_is_all_there_though_no_time_is_left(
+    world: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scratch = world / "artifacts" / "scratch" / "compress"
+
+    def killed(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as first, pytest.raises(KeyboardInterrupt):
+        first.setattr(contest, "hold", killed)
+        run_stage("compress", settings(world, budget_minutes=0.5), world)
+    made = {path.stem for path in scratch.glob("*/candidates/*.json")}
+    assert any(name.startswith("structured") for name in made)
+    for clock in scratch.glob("*/clock.json"):
+        files.write_json(clock, {"budget": 30.0, "spent": 3000.0})
+    run_stage("compress", settings(world, budget_minutes=0.5), world)
+    assert set(rows(world)) == made
+
+
+def test_a_disk_too_full_for_weights_is_no_shapes_fault(world: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import safetensors.torch
+
+    def full(*_: Any, **__: Any) -> None:
+        raise safetensors.SafetensorError("I/O error: No space left on device (os error 28)")
+
+    monkeypatch.setattr(safetensors.torch, "save_file", full)
+    before = (world / "artifacts" / "compress" / "model.onnx").read_bytes()
+    with pytest.raises(MachineError, match="no space left"):
+        run_stage("compress", settings(world), world)
+    assert (world / "artifacts" / "compress" / "model.onnx").read_bytes() == before
+
+
 def test_spreading_keeps_the_ends_and_begins_in_the_middle() -> None:
     assert search._spread([], 4) == []
     assert search._spread([1], 4) == [1]
@@ -178,6 +213,10 @@ def refuse() -> None:
     raise MachineError("a device must be there", "none", "add one")
 
 
+def fill() -> None:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
 def reject() -> None:
     raise DataRejected("rows must be there", "none", "add some")
 
@@ -209,6 +248,15 @@ def test_how_such_a_process_ends_is_told(function: Callable[[], None], seconds: 
 def test_what_the_machine_refuses_stays_what_it_is() -> None:
     with pytest.raises(MachineError, match="a device must be there"):
         call(refuse, seconds=60)
+    with pytest.raises(MachineError, match="no space left"):
+        call(fill, seconds=60)
+
+
+def test_a_profile_that_was_cut_off_is_no_models_fault(tmp_path: Path) -> None:
+    profile = tmp_path / "profile.json"
+    profile.write_text('[{"cat": "Node", ')
+    with pytest.raises(MachineError, match="must be whole"):
+        probe._events(profile)
 
 
 # The ladder, without a network.
@@ -217,16 +265,20 @@ def test_what_the_machine_refuses_stays_what_it_is() -> None:
 class FakeFamily:
     """Shapes of known loss; a full recovery takes a third of the time."""
 
-    def __init__(self, seconds: float = 300.0) -> None:
+    def __init__(self, seconds: float = 300.0, kept: tuple[str, ...] = ()) -> None:
         self.clock = SimpleNamespace(left=seconds, seconds=seconds)
+        self.kept = kept
         self.seconds: dict[str, float] = {}
         self.trained: list[str] = []
 
     def passes(self, shape: Any, seconds: float) -> int:
         return int(seconds)
 
+    def has_learnt(self, shape: Any, stage: str) -> bool:
+        return f"{shape.name} {stage}" in self.kept
+
     def recover(self, shape: Any, stage: str, passes: int) -> float:
-        self.clock.left -= 80
+        self.clock.left -= 0 if self.has_learnt(shape, stage) else 80
         self.trained.append(f"{shape.name} {stage}")
         shape.report["passes"] = shape.report.get("passes", 0) + passes
         return 0.9
@@ -237,22 +289,26 @@ class FakeFamily:
     core = staticmethod(lambda network: network)
 
 
-def bisect(drops: list[float], seconds: float = 300.0) -> list[str]:
-    """Which shapes, named by their place on the ladder, are trained, if these are the losses after a full recovery."""
+def bisect(drops: list[float], seconds: float = 300.0, kept: tuple[str, ...] = (), **limits: float) -> list[str]:
+    """Which shapes, named by their place on the ladder, are trained, if these are the losses after a full recovery.
+
+    In int8 and 50 KiB, that is; in float, and 200 KiB, they lose nothing.
+    """
     made = {f"s{place}": 0.9 - drop for place, drop in enumerate(drops)}
 
     def treated(name: str, core: Any, origin: Any) -> list[Built]:
-        return [Built(name, name, "int8", score=made[name.removesuffix("-longer")])]
+        int8 = Built(f"{name}-int8", name, "int8", score=made[name.removesuffix("-longer")], bytes=50 << 10)
+        return [Built(name, name, "", score=0.9, bytes=200 << 10), int8] if limits else [int8]
 
     shop: Any = SimpleNamespace(
         built={"fp32": Built("fp32", "", "", score=0.9)}, problem=SimpleNamespace(metric=find("accuracy", "multiclass"))
     )
-    family: Any = FakeFamily(seconds)
-    treatments: Any = SimpleNamespace(all=treated)
+    family: Any = FakeFamily(seconds, kept)
+    treatments: Any = SimpleNamespace(all=treated, as_sketched=lambda method: method == "int8")
     ladder: Any = [
         (SimpleNamespace(shape=SimpleNamespace(name=name, report={})), score) for name, score in made.items()
     ]
-    search.Search(shop, treatments, family, (1,), 0.01)._bisect(family, ladder)
+    search.Search(shop, treatments, family, (1,), Budget(0.01, 0.1, **limits))._bisect(family, ladder, None)
     trained: list[str] = family.trained
     return trained
 
@@ -272,7 +328,7 @@ def test_under_a_limit_the_most_capable_shape_is_looked_at_first_and_what_learnt
     shop: Any = SimpleNamespace(
         built={"fp32": Built("fp32", "", "", score=0.9)}, problem=SimpleNamespace(metric=find("accuracy", "multiclass"))
     )
-    within = search.Search(shop, None, None, (1,), 0.01, **limits)  # type: ignore[arg-type]
+    within = search.Search(shop, None, None, (1,), Budget(0.01, 0.1, **limits))  # type: ignore[arg-type]
     turns = within._in_turn(family, ladder)
     assert next(one.shape.name for one in turns) == first
     lead = within._lead(family, list(zip(ladder, [0.5, 0.7, 0.6, 0.4, 0.8], strict=True)))
@@ -298,6 +354,35 @@ def test_the_cheapest_shape_in_budget_is_found_by_bisection(drops: list[float], 
 def test_no_shape_is_trained_without_time() -> None:
     assert bisect([0.001] * 3, seconds=0.0) == []
     assert bisect([0.5] * 7, seconds=100.0) == ["s3 full", "s5 full"]
+
+
+@pytest.mark.parametrize("limits", [{"max_size_kib": 100.0}, {"min_speedup": 3.0}, {"max_memory_mib": 10.0}])
+def test_a_shape_is_not_in_budget_by_a_file_that_breaks_a_hard_limit(limits: dict[str, float]) -> None:
+    drops = [0.03] * 4 + [0.005] * 3
+    if "max_memory_mib" in limits:  # no file's memory is known here: none is usable
+        assert bisect(drops, **limits) == ["s3 full", "s5 full", "s6 full"]
+    else:
+        assert bisect(drops, **limits) == ["s3 full", "s5 full", "s4 full"]
+
+
+def test_a_search_whose_time_is_over_goes_through_what_it_has() -> None:
+    drops = [0.5, 0.015, 0.001]
+    before = tuple(bisect(drops))
+    assert before == ("s1 full", "s2 full", "s1 longer")
+    assert tuple(bisect(drops, seconds=0.0, kept=before)) == before
+    assert bisect(drops, seconds=0.0, kept=before[:1]) == ["s1 full"]
+
+
+def test_a_file_that_one_of_several_targets_refuses_is_no_shapes_rival() -> None:
+    problem = SimpleNamespace(metric=find("accuracy", "multiclass"))
+    built = {"fp32": Built("fp32", "", "", score=0.9)}
+    int8, int4 = Built("int8", "", "int8", score=0.9), Built("int4_weights", "", "int4_weights", score=0.9)
+    found = {}
+    for names in (("cpu",), ("cpu", "edge")):
+        shop: Any = SimpleNamespace(built=built, problem=problem, target=together(names))
+        looking = search.Search(shop, None, None, (1,), Budget(0.01, 0.1))  # type: ignore[arg-type]
+        found[names] = [looking._is_rival(one) for one in (int8, int4)]
+    assert found == {("cpu",): [True, True], ("cpu", "edge"): [True, False]}
 
 
 def test_a_shape_that_a_smaller_and_faster_one_outdoes_is_hopeless() -> None:

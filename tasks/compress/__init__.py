@@ -54,7 +54,7 @@ def run(settings: StageSettings, inputs: Mapping[str, Path], out: Path) -> Manif
     shop, metric = search.workshop, search.workshop.problem.metric
     require_devices(shop, own.targets)
     built = search.run()
-    contests = [hold(target, shop, built, own, search.most) for target in own.targets]
+    contests = [hold(target, shop, built, own, search.budget) for target in own.targets]
     rows = [_row(one, contests) for one in built.values()]
     measured = {"candidates": [row | _measured(row["name"], contests) for row in rows], "shapes": search.shapes}
     files.write_json(out / "sensitivity.json", search.treatments.sensitivity)
@@ -87,6 +87,7 @@ def run(settings: StageSettings, inputs: Mapping[str, Path], out: Path) -> Manif
 
 
 def _search(settings: StageSettings, inputs: Mapping[str, Path]) -> Search:
+    from tasks.compress.choose import Budget
     from tasks.compress.contest import batch_sizes_of, threads_of
     from tasks.compress.problem import Problem
     from tasks.compress.search import Search
@@ -112,7 +113,7 @@ def _search(settings: StageSettings, inputs: Mapping[str, Path]) -> Search:
         from tasks.compress.network.family import Family
 
         family = Family(settings, inputs, problem, shop)
-    return Search(shop, treatments, family, batch_sizes, problem.most, own.max_size_kib, own.min_speedup)
+    return Search(shop, treatments, family, batch_sizes, Budget.of(own, problem.most))
 
 
 def _plugins(settings: StageSettings, tuned: Path, metric: Metric) -> list[object]:

@@ -5,9 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from tasks.compress.race import Lap
 from tasks.core.metrics import Metric
+
+if TYPE_CHECKING:
+    from tasks.core.settings import Compress
 
 
 def relative_time(laps: Mapping[int, Lap]) -> float:
@@ -69,6 +73,18 @@ class Budget:
     max_memory_mib: float | None = None
     min_speedup: float | None = None
 
+    @staticmethod
+    def of(own: Compress, max_metric_drop: float) -> Budget:
+        """The limits of params."""
+        return Budget(
+            max_metric_drop,
+            own.max_slowdown,
+            own.max_size_kib,
+            own.max_p99_ms,
+            own.max_memory_mib,
+            own.min_speedup,
+        )
+
 
 @dataclass(frozen=True)
 class Choice:
@@ -128,11 +144,12 @@ def nearest_misses(
 
 
 def _worst_excess(one: Candidate, original: Candidate, metric: Metric, budget: Budget) -> float:
-    """The largest ratio of a figure to its limit."""
-    drop = one.loss(original, metric)
+    """The largest ratio of a figure to its limit; of a limit of 0 every excess is infinite."""
+    drop, limit = one.loss(original, metric), budget.max_metric_drop
     slowest = max((lap.ratio_low for lap in one.laps.values()), default=math.inf)
-    ratios = [drop / budget.max_metric_drop if budget.max_metric_drop else drop, slowest / (1 + budget.max_slowdown)]
-    ratios += [value / limit for _, value, limit in _limited(one, budget) if limit]
+    of_drop = drop / limit if limit else math.inf if drop > 0 else 0.0
+    ratios = [of_drop, slowest / (1 + budget.max_slowdown)]
+    ratios += [value / most for _, value, most in _limited(one, budget) if most]
     if budget.min_speedup:
         ratios.append(budget.min_speedup * max((lap.ratio_high for lap in one.laps.values()), default=math.inf))
     return max(ratio if math.isfinite(ratio) else math.inf for ratio in ratios)

@@ -15,13 +15,13 @@ from deploy.runtime import open_session
 from tasks.compress.choose import Budget, Candidate, Choice, choose
 from tasks.compress.isolated import Crashed, call
 from tasks.compress.probe import probe
-from tasks.compress.race import Race, race
+from tasks.compress.race import Race, isolated_race
 from tasks.compress.targets import TARGETS, Target
-from tasks.compress.workshop import PATIENCE, Built, Workshop
+from tasks.compress.workshop import PATIENCE, Built, Workshop, original_must_run
 from tasks.core.errors import IntegrityError
 from tasks.core.settings import Compress
 
-#: Seconds within which a race must end.
+#: Seconds after which a race is cut short.
 _RACE_SECONDS = 1800.0
 
 
@@ -59,6 +59,7 @@ def require_devices(shop: Workshop, names: Sequence[str]) -> None:
 
     Raises:
         MachineError: if a device is not used.
+        NotProven: if the original does not load there.
     """
     devices = {TARGETS[name].device for name in names} - {shop.device}
     if devices:
@@ -66,14 +67,17 @@ def require_devices(shop: Workshop, names: Sequence[str]) -> None:
             path = Path(scratch) / "original.onnx"
             onnx.save(shop.problem.packaged(shop.problem.core, "original"), path)
             for device in sorted(devices):
-                call(_load, path, device, seconds=PATIENCE)
+                try:
+                    call(_load, path, device, seconds=PATIENCE)
+                except Crashed as reason:
+                    raise original_must_run(str(reason)) from None
 
 
 def _load(model: Path, device: str) -> None:
     open_session(model, device)
 
 
-def hold(name: str, shop: Workshop, built: Mapping[str, Built], own: Compress, most: float) -> Contest:
+def hold(name: str, shop: Workshop, built: Mapping[str, Built], own: Compress, budget: Budget) -> Contest:
     """Race the candidates for a target, and choose one.
 
     Args:
@@ -81,23 +85,33 @@ def hold(name: str, shop: Workshop, built: Mapping[str, Built], own: Compress, m
         shop: where the candidates were made, for the first of the targets.
         built: the candidates, the original in float first.
         own: the settings.
-        most: largest loss of the metric that a candidate may have.
+        budget: what a candidate must keep to.
 
     Raises:
         MachineError: if the target's device is not used.
-        Crashed: if the race does not end.
+        NotProven: if the original cannot be raced there.
     """
     target = TARGETS[name]
     entries = {key: _entry(one, name, shop, own) for key, one in built.items()}
     models = {key: shop.path(key) for key, one in entries.items() if not one.problem}
     batches, threads = batch_sizes_of(target, own), threads_of(target, own)
     arguments = (models, "fp32", shop.problem.sample, batches, own.rounds, threads, target.device)
-    raced = call(race, *arguments, seconds=_RACE_SECONDS)
+    try:
+        raced, broken = isolated_race(*arguments, seconds=_RACE_SECONDS)
+    except Crashed as reason:
+        raise original_must_run(str(reason)) from None
     candidates = tuple(
-        Candidate(one.name, one.score, one.bytes, raced.laps.get(one.name, {}), one.peak_mib, one.problem, one.bound)
+        Candidate(
+            one.name,
+            one.score,
+            one.bytes,
+            raced.laps.get(one.name, {}),
+            one.peak_mib,
+            one.problem or broken.get(one.name, ""),
+            one.bound,
+        )
         for one in entries.values()
     )
-    budget = Budget(most, own.max_slowdown, own.max_size_kib, own.max_p99_ms, own.max_memory_mib, own.min_speedup)
     return Contest(name, candidates, budget, choose(candidates, shop.problem.metric, budget, own.pick), raced)
 
 

@@ -5,12 +5,15 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import tempfile
 import threading
 from collections.abc import Callable
 from multiprocessing.connection import Connection
+from pathlib import Path
 from typing import Any, TypeVar
 
 from tasks.core.errors import AssayError, MachineError
+from tasks.core.files import machine_errors
 
 T = TypeVar("T")
 
@@ -24,7 +27,8 @@ def call(function: Callable[..., T], *arguments: Any, seconds: float) -> T:
 
     Raises:
         Crashed: if the process dies, raises, or takes longer than ``seconds``.
-        MachineError: if the function raises one: CUDA asked for and not used, for example.
+        MachineError: if the function raises one (CUDA asked for and not used, for example), or there is no room on the
+            disk for temporary files: the machine's fault, and no verdict on a model.
     """
     context = multiprocessing.get_context("spawn")
     here, there = context.Pipe(duplex=False)
@@ -61,8 +65,10 @@ def _end(kind: str, code: int | None, seconds: float) -> str:
 def _answer(pipe: Connection, function: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
     threading.Thread(target=_end_with_parent, daemon=True).start()
     try:
-        pipe.send(("done", function(*arguments)))
-    except MachineError as error:  # the machine's fault, not this model's
+        with machine_errors(Path(tempfile.gettempdir())):
+            found = function(*arguments)
+        pipe.send(("done", found))
+    except MachineError as error:
         pipe.send(("refused", error))
     except AssayError as error:
         pipe.send(("failed", f"{error.rule}: {error.found}"))

@@ -9,13 +9,14 @@ import tempfile
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from deploy.predictor import Predictor
 from deploy.runtime import open_session
 from deploy.signature import Signature
+from tasks.core.errors import MachineError
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -57,7 +58,7 @@ def probe(
         threads: of a session.
 
     Raises:
-        MachineError: if ``cuda`` was asked for and is not used.
+        MachineError: if ``cuda`` was asked for and is not used, or the runtime's profile was cut off.
         IntegrityError: if the file does not load.
     """
     _forget_peak()
@@ -88,6 +89,19 @@ def _providers(model: Path, sample: dict[str, np.ndarray], device: str) -> dict[
     with tempfile.TemporaryDirectory() as folder:
         session: onnxruntime.InferenceSession = open_session(model, device, profile=Path(folder) / "profile")
         session.run(None, sample)
-        events = json.loads(Path(session.end_profiling()).read_text(encoding="utf-8"))
+        events = _events(Path(session.end_profiling()))
     ran = {event["name"]: event["args"]["provider"] for event in events if event.get("args", {}).get("provider")}
     return dict(sorted(Counter(ran.values()).items()))
+
+
+def _events(profile: Path) -> list[dict[str, Any]]:
+    """What the runtime wrote down; it does not say so when the disk is full."""
+    try:
+        found: list[dict[str, Any]] = json.loads(profile.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise MachineError(
+            "the runtime's profile of a call must be whole",
+            f"{profile}: {error}",
+            f"make room in {profile.parent.parent}, or set TMPDIR to another folder",
+        ) from error
+    return found

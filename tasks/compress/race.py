@@ -7,6 +7,7 @@ the second call is timed, as a server's is that answers with one model.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,10 +16,15 @@ from pathlib import Path
 import numpy as np
 
 from deploy.runtime import open_session, provider
-from tasks.core.log import progress
+from tasks.compress.isolated import Crashed, call
+from tasks.core.log import log, progress
 
 _WARM_UP = 20
+#: Rounds that are made whatever they take: fewer have no interval of 95 %.
+_FEWEST = 10
 _SIGMAS = 1.96  # 95 %
+#: A race is given up after so many times the seconds that it was asked to take, but not before so many seconds.
+_PATIENCE, _START = 4.0, 600.0
 #: Shares of the calls, whose times are kept: what a page draws of their distribution.
 QUANTILES = (0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99)
 
@@ -61,6 +67,7 @@ def race(
     threads: int,
     device: str,
     cold: bool = False,
+    seconds: float = math.inf,
 ) -> Race:
     """Time every model once a round, in an order drawn anew, and compare each with the reference round by round.
 
@@ -73,6 +80,7 @@ def race(
         threads: threads of a session.
         device: ``auto``, ``cpu`` or ``cuda``.
         cold: time the first call after another model's, with the caches as that one left them.
+        seconds: after which there are no more rounds than a median needs.
     """
     sessions = {name: open_session(path, device, threads) for name, path in models.items()}
     laps: dict[str, dict[int, Lap]] = {name: {} for name in models}
@@ -81,17 +89,62 @@ def race(
         times: dict[str, list[float]] = {name: [] for name in models}
         names = list(models)
         order = np.random.default_rng(len(names))
+        began = time.monotonic()
         for number in progress(range(_WARM_UP + rounds), f"race at batch {batch}", _WARM_UP + rounds):
-            for name in order.permutation(names):  # at random: who always follows the largest finds cold caches
+            for name in order.permutation(names):  # at random: a cold call's time depends on whose came before
                 if not cold:
                     sessions[name].run(None, rows)
                 start = time.perf_counter()
                 sessions[name].run(None, rows)
-                if number >= _WARM_UP:
-                    times[name].append(1000 * (time.perf_counter() - start))
+                times[name].append(1000 * (time.perf_counter() - start))
+            if number + 1 >= _FEWEST and time.monotonic() - began > seconds / len(batch_sizes):
+                break
+        first = min(_WARM_UP, len(times[reference]) - _FEWEST)
         for name in models:
-            laps[name][batch] = lap(np.array(times[name]), np.array(times[reference]))
+            laps[name][batch] = lap(np.array(times[name][first:]), np.array(times[reference][first:]))
     return Race(laps, {name: provider(session) for name, session in sessions.items()})
+
+
+def isolated_race(
+    models: Mapping[str, Path],
+    reference: str,
+    inputs: Mapping[str, np.ndarray],
+    batch_sizes: tuple[int, ...],
+    rounds: int,
+    threads: int,
+    device: str,
+    seconds: float,
+) -> tuple[Race, dict[str, str]]:
+    """:func:`race` in a process of its own. Where it breaks down, each model races against the reference alone.
+
+    Returns:
+        The race, and for each model that is not in it, why.
+
+    Raises:
+        MachineError: if the device is not used.
+        Crashed: if the reference alone cannot be raced.
+    """
+
+    def raced(some: Mapping[str, Path]) -> Race:
+        arguments = (reference, inputs, batch_sizes, rounds, threads, device, False, seconds)
+        return call(race, dict(some), *arguments, seconds=max(_START, _PATIENCE * seconds))
+
+    try:
+        return raced(models), {}
+    except Crashed as reason:
+        log.warning("compress: the race broke down: %s; each candidate races alone", reason)
+    found = raced({reference: models[reference]})
+    broken: dict[str, str] = {}
+    for name, path in models.items():
+        if name == reference:
+            continue
+        try:
+            pair = raced({reference: models[reference], name: path})
+        except Crashed as reason:
+            broken[name] = f"it cannot be raced: {reason}"
+        else:
+            found = Race({**found.laps, name: pair.laps[name]}, {**found.providers, name: pair.providers[name]})
+    return found, broken
 
 
 def lap(times: np.ndarray, reference: np.ndarray) -> Lap:

@@ -19,20 +19,23 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import onnx
 
 from tasks.compress import describe
-from tasks.compress.choose import relative_time
+from tasks.compress.choose import Budget, relative_time
 from tasks.compress.graph.compact import compact
-from tasks.compress.isolated import Crashed, call
-from tasks.compress.race import Lap, race
+from tasks.compress.isolated import Crashed
+from tasks.compress.race import Lap, isolated_race
 from tasks.compress.treatments import Treatments
-from tasks.compress.workshop import Built, Unsuitable, Workshop
+from tasks.compress.workshop import Built, Unsuitable, Workshop, original_must_run
 from tasks.core import files
-from tasks.core.errors import NotProven
+from tasks.core.errors import MachineError
 from tasks.core.log import log
 
 if TYPE_CHECKING:
     from tasks.compress.network.family import Family, Shape
 
 T = TypeVar("T")
+
+#: Faults of the machine: another shape would meet them as well.
+_NOT_OF_THE_SHAPE = (OSError, MemoryError, MachineError)
 
 #: Shares of the time left for smaller networks: to look at shapes, and for the short recoveries.
 _SCREENING, _SHORT = 0.15, 0.25
@@ -86,15 +89,13 @@ class Search:
         treatments: Treatments,
         family: Family | None,
         batch_sizes: tuple[int, ...],
-        most: float,
-        max_size_kib: float | None = None,
-        min_speedup: float | None = None,
+        budget: Budget,
     ) -> None:
-        """``most`` is the largest loss of the metric that a candidate may have; the rest are its hard limits."""
+        """``budget`` is what a candidate must keep to."""
         self.workshop, self.treatments, self.family = workshop, treatments, family
-        self.batch_sizes, self.most = batch_sizes, most
-        self.max_bytes = math.inf if max_size_kib is None else 1024 * max_size_kib
-        self.most_time = math.inf if min_speedup is None else 1 / min_speedup
+        self.batch_sizes, self.budget, self.most = batch_sizes, budget, budget.max_metric_drop
+        self.max_bytes = math.inf if budget.max_size_kib is None else 1024 * budget.max_size_kib
+        self.most_time = math.inf if budget.min_speedup is None else 1 / budget.min_speedup
         self.shapes: list[dict[str, Any]] = []
         self.measured: dict[str, float] = {}
 
@@ -102,11 +103,7 @@ class Search:
         """Every candidate by name, the original in float first."""
         self.treatments.all("", self.workshop.problem.core, {"method": "original"})
         if problem := self.workshop.built["fp32"].problem:
-            raise NotProven(
-                "the original as float ONNX must run: every candidate is compared with it",
-                problem,
-                "correct the model, or the device that params name",
-            )
+            raise original_must_run(problem)
         if self.family is not None:
             self.family.clock.start()
             self._merged(self.family)
@@ -118,15 +115,15 @@ class Search:
         return self.workshop.built
 
     def _merged(self, family: Family) -> None:
-        soup = family.soup()
+        soup = _unless_it_fails(family.soup, "the soup of the checkpoints")
         if soup is not None:
             network, report = soup
             self.treatments.all("merge", family.core(network), report)
 
     def _smaller(self, family: Family) -> None:
         ladder = self._ladder(family)
-        learnt = self._short(family, ladder)
-        self._bisect(family, learnt)
+        learnt, lead = self._short(family, ladder)
+        self._bisect(family, learnt, lead)
 
     # Shapes, untrained.
 
@@ -163,13 +160,13 @@ class Search:
             try:
                 core = family.core(family.sketched(shape))
                 looked[shape.name] = (shape, self._screening_file(shape, core), _capacity(core))
-            except (OSError, MemoryError):
+            except _NOT_OF_THE_SHAPE:
                 raise
             except Exception as error:  # noqa: BLE001 (torch's exporter, Torch-Pruning and plug-ins raise anything)
                 log.warning("compress: %s cannot be made: %s", shape.name, error)
                 rows.append(_unmeasured(shape, f"{type(error).__name__}: {str(error)[:300]}"))
-        rivals = {name: self.workshop.path(name) for name, one in self.workshop.built.items() if self._inside(one)}
-        raced = self._race({name: path for name, (_, path, _) in looked.items()} | rivals) if looked else {}
+        rivals = {name: self.workshop.path(name) for name, one in self.workshop.built.items() if self._is_rival(one)}
+        raced = self._race(family, {name: path for name, (_, path, _) in looked.items()} | rivals) if looked else {}
         times = {name: relative_time(laps) for name, laps in raced.items()}
         found = [
             Screened(shape, path.stat().st_size, times[name], capacity, max(lap.ratio for lap in raced[name].values()))
@@ -215,29 +212,45 @@ class Search:
         onnx.save(self.workshop.problem.packaged(sketch, name), path)
         return path
 
-    def _race(self, models: dict[str, Path]) -> dict[str, Mapping[int, Lap]]:
-        """Laps by shape, the original's among them; those that cannot be raced are missing."""
+    def _race(self, family: Family, models: dict[str, Path]) -> Mapping[str, Mapping[int, Lap]]:
+        """Laps by name; those that cannot be raced are missing."""
         shop = self.workshop
         models = {"fp32": shop.path("fp32"), **models}
+        seconds = min(_SCREEN_SECONDS, max(1.0, family.clock.left))
+        arguments = (shop.problem.sample, self.batch_sizes, _SCREEN_ROUNDS, shop.threads, shop.device, seconds)
         try:
-            laps = call(
-                race, models, "fp32", shop.problem.sample, self.batch_sizes, _SCREEN_ROUNDS, shop.threads, shop.device,
-                seconds=_SCREEN_SECONDS,
-            ).laps  # fmt: skip
+            found, broken = isolated_race(models, "fp32", *arguments)
         except Crashed as reason:
-            others = [name for name in models if name != "fp32"]
-            if len(others) < 2:
-                log.warning("compress: %s cannot be raced: %s", ", ".join(others) or "fp32", reason)
-                return {}
-            halves = (others[: len(others) // 2], others[len(others) // 2 :])
-            found = [self._race({name: models[name] for name in half}) for half in halves]
-            return found[0] | found[1]
-        return {name: laps[name] for name in models}
+            raise original_must_run(str(reason)) from None
+        for name, why in broken.items():
+            log.warning("compress: %s: %s", name, why)
+        return found.laps
 
     # Training.
 
-    def _short(self, family: Family, ladder: Sequence[Screened]) -> list[tuple[Screened, float]]:
-        """One pass for as many shapes as there is time for; those that a cheaper one outdoes are dropped."""
+    def _short(
+        self, family: Family, ladder: Sequence[Screened]
+    ) -> tuple[list[tuple[Screened, float]], Screened | None]:
+        """Shapes that learnt in their first pass, with their scores, and the one that leads.
+
+        Both are kept: in the next life of a killed search there is less time, and they would come out otherwise.
+        """
+        kept = self.workshop.folder / "short.json"
+        if not kept.is_file():
+            found = self._first_passes(family, ladder)
+            lead = self._lead(family, self._hopeful(found))
+            finite = {one.shape.name: score if math.isfinite(score) else None for one, score in found}
+            files.write_json(kept, {"scores": finite, "lead": lead and lead.shape.name})
+        known = files.read_json(kept)
+        shapes = {one.shape.name: one for one in ladder}
+        scores = {name: math.nan if score is None else score for name, score in known["scores"].items()}
+        found = [(shapes[name], score) for name, score in scores.items()]
+        hopeful = self._hopeful(found)
+        self._tell_fates(found, hopeful)
+        return hopeful, shapes.get(known["lead"])
+
+    def _first_passes(self, family: Family, ladder: Sequence[Screened]) -> list[tuple[Screened, float]]:
+        """One pass for as many shapes as there is time for."""
         if ladder:
             family.prepare()  # its time is not that of the first shape
         limit = family.clock.left * _SHORT
@@ -249,11 +262,17 @@ class Search:
             if family.clock.left <= 0:
                 log.info("compress: no time left in the budget to train %s", one.shape.name)
                 break
-            found.append((one, self._recovered(family, one.shape, "short", 1)))
+            found.append((one, self._recovered(family, one.shape, "short")))
             spent += family.seconds.get(f"{one.shape.name}-short", 0.0)
+        return found
+
+    def _hopeful(self, found: Sequence[tuple[Screened, float]]) -> list[tuple[Screened, float]]:
+        """Those that no cheaper one outdoes, the cheapest first."""
         loss = self.workshop.problem.metric.loss
         ordered = sorted(found, key=lambda pair: pair[0].cost)
-        hopeful = [pair for pair in ordered if not _hopeless(pair, found, loss, _CLEARLY * self.most)]
+        return [pair for pair in ordered if not _hopeless(pair, found, loss, _CLEARLY * self.most)]
+
+    def _tell_fates(self, found: Sequence[tuple[Screened, float]], hopeful: Sequence[tuple[Screened, float]]) -> None:
         scores = {one.shape.name: score for one, score in found}
         names = {one.shape.name for one, _ in hopeful}
         for row in self.shapes:
@@ -262,7 +281,6 @@ class Search:
             if row["name"] in scores and row["name"] not in names:
                 less = "it learns less than a shape that is smaller and faster"
                 row["dropped"] = less if math.isfinite(score) else "its training failed"
-        return hopeful
 
     def _in_turn(self, family: Family, ladder: Sequence[Screened]) -> list[Screened]:
         """Shapes for a short recovery; under a limit of size or speed the most capable one comes first."""
@@ -293,19 +311,20 @@ class Search:
         ordered = [one for one, _ in sorted(learnt, key=lambda pair: loss(original, pair[1]))]
         return next(self._teachable(family, ordered), ordered[0])
 
-    def _bisect(self, family: Family, learnt: Sequence[tuple[Screened, float]]) -> None:
+    def _bisect(self, family: Family, learnt: Sequence[tuple[Screened, float]], lead: Screened | None) -> None:
         """Full recoveries, towards the cheapest shape whose file keeps to the budget; what missed least learns on."""
         low, high = 0, len(learnt) - 1
         left = most = min(_FULL, len(learnt).bit_length())  # bisection needs no more
         shapes = [one for one, _ in learnt]
-        lead = self._lead(family, learnt)
         missed: dict[str, tuple[Shape, float]] = {}
-        while low <= high and left > 0 and family.clock.left > 0:
+        while low <= high and left > 0:
             if left == most and lead is not None:
                 middle, share = shapes.index(lead), _LEADING
             else:
                 middle, share = (low + high) // 2, 1 / left
             shape = shapes[middle].shape
+            if family.clock.left <= 0 and not family.has_learnt(shape, "full"):
+                break
             drop = self._full(family, shape, share * family.clock.left)
             left -= 1
             if drop <= self.most:
@@ -317,33 +336,35 @@ class Search:
 
     def _full(self, family: Family, shape: Shape, seconds: float) -> float:
         """Train a shape for a time, make its candidates, and return the least loss of the metric among them."""
-        score = self._recovered(family, shape, "full", min(_MOST_PASSES, family.passes(shape, seconds)))
+        score = self._recovered(family, shape, "full", seconds)
         if not math.isfinite(score):
             return math.inf
         built = self.treatments.all(shape.name, family.core(family.network(shape)), dict(shape.report))
-        losses = [self._drop(candidate) for candidate in built if not candidate.problem]
+        losses = [self._drop(candidate) for candidate in built if self._usable(candidate)]
         return min((loss for loss in losses if math.isfinite(loss)), default=math.inf)
 
     def _longer(self, family: Family, missed: Sequence[tuple[Shape, float]]) -> None:
         """Let the shape that missed the budget least learn on, if there is time; new files only if it learnt more."""
         near = [pair for pair in missed if pair[1] <= _NEAR * self.most]
-        if not near or family.clock.left <= _WORTH_IT * family.clock.seconds:
+        if not near:
             return
         shape = min(near, key=lambda pair: pair[1])[0]
+        if family.clock.left <= _WORTH_IT * family.clock.seconds and not family.has_learnt(shape, "longer"):
+            return
         before = shape.report.get("passes")
-        passes = min(_MOST_PASSES, family.passes(shape, _MOST_OF * family.clock.left))
-        if math.isfinite(self._recovered(family, shape, "longer", passes)) and shape.report.get("passes") != before:
+        score = self._recovered(family, shape, "longer", _MOST_OF * family.clock.left)
+        if math.isfinite(score) and shape.report.get("passes") != before:
             self.treatments.all(f"{shape.name}-longer", family.core(family.network(shape)), dict(shape.report))
 
-    def _recovered(self, family: Family, shape: Shape, stage: str, passes: int) -> float:
-        """The shape's metric after a recovery; NaN if it cannot be trained."""
-        try:
-            return family.recover(shape, stage, passes)
-        except (OSError, MemoryError):
-            raise
-        except Exception as error:  # noqa: BLE001 (a plug-in's network or loss raises anything)
-            log.warning("compress: %s cannot be trained: %s: %s", shape.name, type(error).__name__, error)
-            return math.nan
+    def _recovered(self, family: Family, shape: Shape, stage: str, seconds: float = 0.0) -> float:
+        """The shape's metric after as many passes as there is time for, at least one; NaN if it cannot be trained."""
+
+        def taught() -> float:
+            timed = seconds > 0 and not family.has_learnt(shape, stage)
+            return family.recover(shape, stage, min(_MOST_PASSES, family.passes(shape, seconds)) if timed else 1)
+
+        score = _unless_it_fails(taught, shape.name)
+        return math.nan if score is None else score
 
     def _drop(self, candidate: Built) -> float:
         """The loss that counts: its bound, where that must keep to the limit."""
@@ -351,8 +372,31 @@ class Search:
             return candidate.bound
         return self.workshop.problem.metric.loss(self.workshop.built["fp32"].score, candidate.score)
 
-    def _inside(self, candidate: Built) -> bool:
-        return not candidate.problem and self._drop(candidate) <= self.most
+    def _usable(self, candidate: Built) -> bool:
+        """Whether a file may keep to the hard limits: what is told of a shape holds for files as it was sketched."""
+        fast = math.isinf(self.most_time) or self.treatments.as_sketched(candidate.method)
+        return not candidate.problem and candidate.bytes <= self.max_bytes and fast and self._light(candidate)
+
+    def _light(self, candidate: Built) -> bool:
+        most = self.budget.max_memory_mib
+        return most is None or candidate.peak_mib <= most
+
+    def _is_rival(self, candidate: Built) -> bool:
+        """Whether a file is in budget wherever it is to run, so that nothing larger and slower is of use."""
+        refused = any(member.refusal(candidate.method) for member in self.workshop.target.members)
+        inside = not candidate.problem and self._drop(candidate) <= self.most
+        return inside and not refused and self._light(candidate)
+
+
+def _unless_it_fails(work: Callable[[], T], what: str) -> T | None:
+    """What work gives, or None if it raises, but for what is no fault of its own."""
+    try:
+        return work()
+    except _NOT_OF_THE_SHAPE:
+        raise
+    except Exception as error:  # noqa: BLE001 (a plug-in's network or loss raises anything)
+        log.warning("compress: %s cannot be trained: %s: %s", what, type(error).__name__, error)
+        return None
 
 
 def _unmeasured(shape: Shape, reason: str) -> dict[str, Any]:

@@ -30,7 +30,7 @@ class Target:
 
     def refusal(self, method: str) -> str:
         """Why a candidate of this method is no use there, or nothing; layers left in float do not change that."""
-        return self.refused.get(_FLOAT_LAYERS.sub("", method), "")
+        return self.refused.get(plain(method), "")
 
     def served(self, tried: Sequence[str], ways: Sequence[str]) -> bool:
         """Whether each member that takes any of the ways takes one of those tried so far."""
@@ -55,6 +55,11 @@ TARGETS: Mapping[str, Target] = {
         ),
     ),
 }
+
+
+def plain(method: str) -> str:
+    """A method's name without the layers that it left in float."""
+    return _FLOAT_LAYERS.sub("", method)
 
 
 def together(names: Sequence[str]) -> Target:

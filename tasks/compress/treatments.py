@@ -12,6 +12,7 @@ from typing import Any, cast
 import numpy as np
 import onnx
 
+from tasks.compress import targets
 from tasks.compress.graph import Treated, find
 from tasks.compress.graph.compact import compact
 from tasks.compress.problem import interface
@@ -52,6 +53,10 @@ class Treatments:
     def int8(self) -> str | None:
         """The first way of static int8 among the methods."""
         return next((name for name in self.methods if name in _STATIC), None)
+
+    def as_sketched(self, method: str) -> bool:
+        """Whether a file of this method is about as small and as fast as :meth:`sketched` showed."""
+        return self.int8 is None or targets.plain(method) in _STATIC
 
     @property
     def least_bytes(self) -> float:

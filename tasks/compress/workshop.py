@@ -17,6 +17,7 @@ from tasks.compress.probe import Probe, probe
 from tasks.compress.problem import Problem
 from tasks.compress.targets import Target
 from tasks.core import files
+from tasks.core.errors import NotProven
 from tasks.core.log import log
 
 if TYPE_CHECKING:
@@ -140,21 +141,41 @@ class Workshop:
     # Weights of networks that are being trained.
 
     def keep_weights(self, name: str, state: Mapping[str, torch.Tensor], facts: Mapping[str, Any]) -> None:
-        """Keep a trained state; its facts last, so that facts without weights never exist."""
+        """Keep a trained state; its facts last, so that facts without weights never exist.
+
+        Raises:
+            MachineError: if there is no room for it.
+        """
         from safetensors.torch import save_file
 
         contiguous = {key: value.detach().cpu().contiguous().clone() for key, value in state.items()}
-        save_file(contiguous, self.folder / f"{name}.safetensors")
-        files.write_json(self.folder / f"{name}.weights.json", dict(facts))
+        with files.machine_errors(self.folder):
+            save_file(contiguous, self.folder / f"{name}.safetensors")
+            files.write_json(self._facts(name), dict(facts))
+
+    def has_weights(self, name: str) -> bool:
+        """Whether :meth:`keep_weights` kept something."""
+        return self._facts(name).is_file()
 
     def weights(self, name: str) -> tuple[dict[str, torch.Tensor], dict[str, Any]] | None:
         """What :meth:`keep_weights` kept, or None."""
         from safetensors.torch import load_file
 
-        facts = self.folder / f"{name}.weights.json"
-        if not facts.is_file():
+        if not self.has_weights(name):
             return None
-        return load_file(self.folder / f"{name}.safetensors"), files.read_json(facts)
+        return load_file(self.folder / f"{name}.safetensors"), files.read_json(self._facts(name))
+
+    def _facts(self, name: str) -> Path:
+        return self.folder / f"{name}.weights.json"
+
+
+def original_must_run(found: str) -> NotProven:
+    """The refusal where the original itself does not run."""
+    return NotProven(
+        "the original as float ONNX must run: every candidate is compared with it",
+        found,
+        "correct the model, or the device that params name",
+    )
 
 
 class Unsuitable(Exception):

@@ -313,9 +313,9 @@ class Compress(Section):
     max_size_kib: Annotated[float, Field(gt=0)] | None = None
     """Largest file; where nothing keeps to this and the next three, the verdict is INFEASIBLE."""
     min_speedup: Annotated[float, Field(gt=0)] | None = None
-    """How many times faster than fp32 a candidate must be shown to be, at each batch size."""
+    """How many times faster than fp32 a candidate must be shown to be, at each batch size, both warm."""
     max_p99_ms: Annotated[float, Field(gt=0)] | None = None
-    """Largest 99th percentile of a call's time at the smallest batch size."""
+    """Largest 99th percentile of a warm call's time at the smallest batch size."""
     max_memory_mib: Annotated[float, Field(gt=0)] | None = None
     """Largest memory for loading the model and answering the largest batch."""
     pruning: Pruning = Pruning()

@@ -117,7 +117,7 @@ class FolderStore:
             folder.mkdir(parents=True, exist_ok=True)
             with FileLock(folder / ".lock"):
                 for leftover in folder.glob(f"{_INCOMING}*"):
-                    shutil.rmtree(leftover)
+                    shutil.rmtree(leftover, ignore_errors=True)  # in nobody's way
                 yield
 
     def holds(self, name: str, version: str) -> bool:

@@ -224,6 +224,10 @@ class Family:
         network.load_state_dict(load_file(self.folder / item["file"]))
         return network.eval()
 
+    def has_learnt(self, shape: Shape, stage: str) -> bool:
+        """Whether :meth:`recover` has nothing left to do."""
+        return self.workshop.has_weights(f"{shape.name}-{stage}")
+
     def recover(self, shape: Shape, stage: str, passes: int) -> float:
         """Train a shape from where it stands, once for each name of a stage.
 
@@ -370,7 +374,8 @@ def _estimate_norms(
         norm.momentum = None  # a plain average over all batches
     network.train()
     with torch.no_grad():
-        for start in range(0, len(examples[0]), batch):
+        count = len(examples[0])
+        for start in range(0, max(batch, count - count % batch), batch):  # as in training, whole batches alone
             loss(network, tuple(part[start : start + batch] for part in examples))
     network.eval()
 
