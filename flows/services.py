@@ -328,10 +328,17 @@ def _end(pid: int) -> None:
         process.terminate()
     except psutil.NoSuchProcess:
         return
-    _, left = psutil.wait_procs(family, timeout=_STOP_SECONDS)
-    for one in left:
+    for one in _still_works(family):
         try:
             one.kill()
         except psutil.NoSuchProcess:
             continue
-    psutil.wait_procs(left, timeout=_STOP_SECONDS)
+    _still_works(family)
+
+
+def _still_works(family: Sequence[psutil.Process]) -> list[psutil.Process]:
+    """What does not end within a while. One that nobody reaps has ended: a container's first process may not do so."""
+    deadline = time.monotonic() + _STOP_SECONDS
+    while (left := [one for one in family if _works(one)]) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    return left

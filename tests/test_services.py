@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shlex
+import signal
 import sqlite3
 import subprocess
 import sys
@@ -276,7 +277,25 @@ def test_down_finds_what_was_started_by_an_up_that_was_killed_before_it_wrote_so
     ours = start(ASSAY_SERVICES_OF=str(services.folder.resolve()))
     services.down(said.append)
     assert said == [f"left over (process {ours.pid}): ended"]
-    assert not psutil.pid_exists(ours.pid)
+    assert ours.wait(timeout=5) == -signal.SIGTERM
+
+
+def test_down_does_not_wait_for_a_process_that_nobody_reaps(tmp_path: Path) -> None:
+    services, said = Services(tmp_path), list[str]()
+    code = (
+        "import os, subprocess, sys, time; environment = os.environ | {'ASSAY_SERVICES_OF': sys.argv[1]}; "
+        "print(subprocess.Popen(['sleep', '60'], env=environment).pid, flush=True); time.sleep(60)"
+    )
+    command = [sys.executable, "-c", code, str(services.folder.resolve())]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as careless:
+        assert careless.stdout is not None
+        ours = psutil.Process(int(careless.stdout.readline()))
+        began = time.monotonic()
+        services.down(said.append)
+        assert time.monotonic() - began < 15  # far below what it gives a process to end
+        assert ours.status() == psutil.STATUS_ZOMBIE
+        careless.kill()
+    assert said == [f"left over (process {ours.pid}): ended"]
 
 
 def test_up_and_down_keep_out_of_each_others_way(tmp_path: Path) -> None:
