@@ -164,6 +164,27 @@ def test_what_was_trained_before_a_kill_in_the_last_race_is_all_there_though_no_
     assert set(rows(world)) == made
 
 
+def test_a_full_recovery_goes_on_from_the_first_pass_of_an_earlier_life(
+    world: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compared: list[bool] = []
+
+    def killed(self: search.Search, family: Any, learnt: Any, lead: Any) -> None:
+        for one, _ in learnt:
+            kept = self.workshop.weights(f"{one.shape.name}-short")
+            assert kept is not None
+            state = family.network(one.shape).state_dict()
+            compared.append(all(bool((state[name] == value).all()) for name, value in kept[0].items()))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(search.Search, "_bisect", killed)
+    for _life in range(2):
+        with pytest.raises(KeyboardInterrupt):
+            run_stage("compress", settings(world), world)
+    assert len(compared) >= 2
+    assert all(compared)
+
+
 def test_a_disk_too_full_for_weights_is_no_shapes_fault(world: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import safetensors.torch
 

@@ -233,21 +233,30 @@ class Search:
     ) -> tuple[list[tuple[Screened, float]], Screened | None]:
         """Shapes that learnt in their first pass, with their scores, and the one that leads.
 
-        Both are kept: in the next life of a killed search there is less time, and they would come out otherwise.
+        Which were tried and which leads is kept: in the next life of a killed search there is less time, and both would
+        come out otherwise.
         """
         kept = self.workshop.folder / "short.json"
-        if not kept.is_file():
-            found = self._first_passes(family, ladder)
-            lead = self._lead(family, self._hopeful(found))
-            finite = {one.shape.name: score if math.isfinite(score) else None for one, score in found}
-            files.write_json(kept, {"scores": finite, "lead": lead and lead.shape.name})
-        known = files.read_json(kept)
         shapes = {one.shape.name: one for one in ladder}
-        scores = {name: math.nan if score is None else score for name, score in known["scores"].items()}
-        found = [(shapes[name], score) for name, score in scores.items()]
+        known = files.read_json(kept) if kept.is_file() else None
+        found = self._first_passes(family, ladder) if known is None else self._again(family, shapes, known["tried"])
         hopeful = self._hopeful(found)
         self._tell_fates(found, hopeful)
-        return hopeful, shapes.get(known["lead"])
+        if known is not None:
+            return hopeful, shapes.get(known["lead"])
+        lead = self._lead(family, hopeful)
+        files.write_json(kept, {"tried": [one.shape.name for one, _ in found], "lead": lead and lead.shape.name})
+        return hopeful, lead
+
+    def _again(
+        self, family: Family, shapes: Mapping[str, Screened], tried: Sequence[str]
+    ) -> list[tuple[Screened, float]]:
+        """First passes of an earlier life: their weights are what a full recovery goes on from."""
+        known = {name: family.has_learnt(shapes[name].shape, "short") for name in tried}
+        return [
+            (shapes[name], self._recovered(family, shapes[name].shape, "short") if learnt else math.nan)
+            for name, learnt in known.items()
+        ]
 
     def _first_passes(self, family: Family, ladder: Sequence[Screened]) -> list[tuple[Screened, float]]:
         """One pass for as many shapes as there is time for."""
