@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from tasks.core import devices
-from tasks.core.training import Loop, Progress, Recipe, Trained, _batches, epochs, train
+from tasks.core.training import Loop, Progress, Recipe, Trained, _batches, _judged, epochs, train
 from tasks.tune.checkpoints import Running
 
 PLAIN = Recipe(0.01, 0.01, 4, 32, None)
@@ -145,6 +146,44 @@ def test_clipping_limits_the_norm_of_the_gradient() -> None:
 
     assert norm(None) > 0.05
     assert norm(0.05) == pytest.approx(0.05, rel=1e-3)
+
+
+def test_two_trainings_in_one_process_do_not_disturb_each_other() -> None:
+    alone = run(PLAIN)[0]
+    one, other = (epochs(network(), PLAIN, (ROWS, LABELS), loss, evaluate, 7) for _ in range(2))
+    scores = [(next(one)[1], next(other)[1]) for _ in range(PLAIN.epochs)]
+    assert scores == [(score, score) for score in alone]
+
+
+def test_the_averaged_weights_follow_the_steps_faster_at_first() -> None:
+    model = nn.Linear(8, 2)
+    loop = Loop(model, PLAIN, loss, 30)
+    expected = torch.zeros_like(model.weight)
+    for step in range(30):
+        loop.step((ROWS[:32], LABELS[:32]))
+        decay = 0.0 if step == 0 else min(0.99, (1 + step) / (10 + step))
+        expected = decay * expected + (1 - decay) * model.weight.detach()
+    assert torch.allclose(loop.average.module.weight, expected, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("scores", "agreed"), [((0.5, 0.7), 0.5), ((0.5, math.nan), math.nan), ((math.nan, 0.7), math.nan)]
+)
+def test_processes_that_train_together_go_by_one_figure(
+    monkeypatch: pytest.MonkeyPatch, scores: tuple[float, float], agreed: float
+) -> None:
+    def gather(found: list[Tensor], own: Tensor) -> None:
+        assert float(own) == pytest.approx(scores[1], nan_ok=True)
+        for place, score in zip(found, scores, strict=True):
+            place.fill_(score)
+
+    def judge(model: nn.Module) -> float:
+        if math.isnan(scores[1]):
+            raise FloatingPointError("the network's answers are not finite")
+        return scores[1]
+
+    monkeypatch.setattr(torch.distributed, "all_gather", gather)
+    assert _judged(judge, network(), 2) == pytest.approx(agreed, nan_ok=True)
 
 
 def test_an_epoch_that_is_enough_is_the_last_one() -> None:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import csv
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import optuna
 import pytest
+import torch
 import worlds
 
 from tasks import tune
@@ -19,7 +22,7 @@ from tasks.tune import objective, proposals, rows, workers
 from tasks.tune.choose import Candidate
 from tasks.tune.objective import Objective, has_stalled
 from tasks.tune.processes import Worker
-from tasks.tune.trial import Job, Outcome, Report, Task
+from tasks.tune.trial import Job, Outcome, Report, Task, Training
 
 
 @pytest.fixture(scope="module")
@@ -86,6 +89,70 @@ def test_the_pace_is_measured_without_a_whole_training(job: Job, task: Task, mon
     assert paced.score is not None
     assert paced.score > 100
     assert not list(job.folder.glob("trial-*")), "nothing is left"
+
+
+def test_a_trial_that_was_interrupted_goes_on_after_its_last_epoch(
+    job: Job, task: Task, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tasks.tune.checkpoints._SHARE_OF_TIME", 1e9)  # keep every epoch, whatever it costs
+    steps: list[int] = []
+    learn = Objective.loss
+
+    def counted(self: Objective, network: Any, batch: Any) -> Any:
+        steps.append(len(batch[0]))
+        return learn(self, network, batch)
+
+    monkeypatch.setattr(Objective, "loss", counted)
+
+    def scores(training: Training, most: int) -> list[float]:
+        steps.clear()
+        told: list[float] = []
+        answer: bool | None = None
+        while len(told) < most:
+            try:
+                told.append(training.send(answer).score)  # type: ignore[arg-type]
+            except StopIteration:
+                break
+            answer = False
+        return told
+
+    whole = scores(Objective.prepare(job).train(task), 99)
+    all_steps = len(steps)
+    assert len(whole) == job.tune.epochs == 3
+    assert scores(Objective.prepare(job).train(replace(task, number=1)), 2) == whole[:2]
+    assert scores(Objective.prepare(job).train(replace(task, number=1)), 99) == whole
+    assert len(steps) == all_steps / 3, "two epochs of three were not trained again"
+
+
+def test_a_trial_ends_early_where_params_say_so(job: Job, task: Task, monkeypatch: pytest.MonkeyPatch) -> None:
+    scores = iter([0.5, 0.6, 0.55, 0.54])  # the first is the look at whether the metric fits
+    monkeypatch.setattr(Objective, "evaluate", lambda *_: next(scores))
+    prepared = Objective.prepare(replace(job, tune=job.tune.model_copy(update={"early_stopping": 1, "epochs": 9})))
+    training = prepared.train(task)
+    assert [next(training).score, training.send(False).score] == [0.6, 0.55]
+    with pytest.raises(StopIteration) as ended:
+        training.send(False)
+    assert ended.value.value == Outcome("complete", 0.55, {})
+
+
+def test_a_training_is_what_params_say(job: Job, task: Task) -> None:
+    own = {"clip": 0.5, "parts": 2, "compile": True, "epochs": 7, "batch_size": 96, "precision": "bf16"}
+    recipe = Objective.prepare(replace(job, tune=job.tune.model_copy(update=own))).recipe(task.values)
+    assert (recipe.clip, recipe.parts, recipe.compiled, recipe.together) == (0.5, 2, True, 1)
+    assert (recipe.epochs, recipe.batch_size, recipe.dtype) == (7, 96, torch.bfloat16)
+    assert recipe.learning_rate == task.values["learning_rate"]
+
+
+def test_the_number_of_workers_is_measured_where_params_leave_it_open(
+    job: Job, params: Params, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[int] = []
+    monkeypatch.setattr(workers, "measured", lambda job, task, most: asked.append(most) or 2)
+    monkeypatch.setattr(workers.devices, "cores", lambda: 16)
+    open_ = params.tune.model_copy(update={"workers": "auto", "trials": 5})
+    assert workers._count(open_, job) == 2
+    assert asked == [5], "never more than there are trials"
+    assert workers._count(open_.model_copy(update={"workers": 8}), job) == 5
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ from typing import Any
 
 import optuna
 import pytest
+import sqlalchemy.exc
 import worlds
 from optuna.trial import FrozenTrial
 
@@ -407,7 +408,54 @@ def test_a_search_for_trade_offs_shows_its_front(tmp_path: Path) -> None:
     assert "http" not in page.replace("http-equiv", ""), "nothing is fetched"
 
 
+def test_a_search_for_trade_offs_that_time_cut_short_goes_on_with_more_of_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = [0.0]
+    monkeypatch.setattr("tasks.tune.search.time.monotonic", lambda: clock[0])
+
+    def slow(task: Task) -> Training:
+        ended = yield from timed(learn(task))
+        return ended
+
+    def timed(training: Training) -> Training:
+        told: bool | None = None
+        while True:
+            try:
+                report = training.send(told)  # type: ignore[arg-type]
+            except StopIteration as end:
+                outcome: Outcome = end.value
+                return outcome
+            clock[0] += 10
+            told = yield report
+
+    short = tune(sampler="tpe", trials=50, minutes=5.5, **TRADE_OFF)
+    trials = run(short, tmp_path, slow)
+    assert [trial.state.name for trial in trials] == ["COMPLETE"] * 5 + ["FAIL"]
+    assert trials[-1].user_attrs["error"] == "tune.minutes was over"
+    assert len(run(tune(sampler="tpe", trials=50, minutes=8.5, **TRADE_OFF), tmp_path, slow)) > 7
+
+
 # The database.
+
+
+def test_tables_of_another_version_of_optuna_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "old.db"
+    study.open_study(tune(storage="sqlite", pruner="none"), tmp_path)
+    (tmp_path / "study.db").rename(path)
+    with sqlite3.connect(path) as old:
+        old.execute("UPDATE version_info SET schema_version = 1")
+        old.execute("UPDATE alembic_version SET version_num = 'v0.9.0.a'")
+    monkeypatch.setenv(database.ADDRESS, f"sqlite:///{path}")
+    with pytest.raises(UsageError, match="upgrade"):
+        study.open_study(tune(storage="shared"), tmp_path)
+
+
+def test_a_database_in_which_nothing_may_be_made_is_the_machines_fault(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(database.ADDRESS, "postgresql://u:secret@127.0.0.1/x")
+    refused = sqlalchemy.exc.ProgrammingError("CREATE TABLE", {}, Exception("permission denied for schema public"))
+    with pytest.raises(MachineError, match="permission denied"), database.errors():
+        raise refused
 
 
 def test_a_locked_database_is_the_machines_fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -430,6 +478,7 @@ def test_a_locked_database_is_the_machines_fault(tmp_path: Path, monkeypatch: py
         (None, UsageError, "it is not set"),
         ("somewhere", UsageError, "what is there is none"),
         ("oracel://u:secret@127.0.0.1/x", UsageError, "what is there is none"),
+        ("postgresql://u:secret@127.0.0.1:port/x", UsageError, "what is there is none"),
         ("postgresql://u:secret@127.0.0.1:1/x", MachineError, "refused"),
         ("grpc://127.0.0.1", UsageError, "without host or port"),
         ("grpc://127.0.0.1:port", UsageError, "without host or port"),

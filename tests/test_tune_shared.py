@@ -56,9 +56,12 @@ def proxy(database: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[subprocess
         process.wait()
 
 
-def run(folder: Path, train: Any = learn, data: str = "a", **values: Any) -> list[optuna.trial.FrozenTrial]:
+def run(
+    folder: Path, train: Any = learn, data: str = "a", code: str = "a", **values: Any
+) -> list[optuna.trial.FrozenTrial]:
     settings = tune(**SHARED | values)
-    return search(study.open_study(settings, folder, about={"the data": data}), settings, 11, [Local(train)])
+    about = {"the data": data, "the code or a library": code}
+    return search(study.open_study(settings, folder, about=about), settings, 11, [Local(train)])
 
 
 def test_the_same_trials_in_a_database_and_in_a_file(tmp_path: Path, database: str) -> None:
@@ -146,6 +149,7 @@ def test_a_study_goes_on_only_with_its_own_space_data_and_training(tmp_path: Pat
         "dropout was": {"space": SPACE | {"dropout": {"low": 0.0, "high": 0.4}}},
         "the data changed": {"data": "b"},
         "tune.epochs changed": {"epochs": 7},
+        "the code or a library changed": {"code": "b"},
     }
     for said, change in changes.items():
         with pytest.raises(UsageError, match=said) as caught:

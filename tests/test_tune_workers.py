@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import csv
+import threading
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import dask
+import learners
 import pytest
 import worlds
 from learners import EPOCHS, bugs, learner, refuser
@@ -15,11 +19,11 @@ from tasks.core import files, manifest
 from tasks.core.errors import MachineError, UsageError
 from tasks.core.settings import Tune, parse
 from tasks.core.stage import run_stage
-from tasks.tune import on_dask, on_ray, study
+from tasks.tune import on_dask, on_ray, study, together
 from tasks.tune.elsewhere import Bug
 from tasks.tune.processes import Worker
 from tasks.tune.search import search
-from tasks.tune.trial import Job
+from tasks.tune.trial import Event, Job, Outcome, Report, Task
 
 #: Random trials that nothing stops: each depends on its own seed alone.
 ALIKE = {"sampler": "random", "pruner": "none", "trials": 4, "epochs": 1, "top_k": 1}
@@ -49,6 +53,73 @@ def test_a_trial_that_kills_its_process_or_runs_out_of_memory_has_failed_and_the
     assert states == {0: "COMPLETE", 1: "FAIL", 2: "FAIL", 3: "COMPLETE", 4: "COMPLETE"}
     assert "killed (SIGKILL)" in trials[1].user_attrs["error"]
     assert "out of memory" in trials[2].user_attrs["error"]
+
+
+def test_a_worker_that_dies_between_two_questions_fails_its_trial_and_takes_the_next(job: Job) -> None:
+    worker = Worker(job, learner)
+    try:
+        assert isinstance(worker.begin(Task(0, 0, {"learning_rate": 0.1})), Report)
+        worker._process.kill()
+        worker._process.join()
+        died = worker.go_on(False)
+        assert isinstance(died, Outcome)
+        assert (died.state, "SIGKILL" in died.error) == ("failed", True)
+        assert isinstance(worker.begin(Task(3, 0, {"learning_rate": 0.1})), Report)
+    finally:
+        worker.close()
+
+
+class Member:
+    """One of several that train together; ``behave`` answers for it, and may wait for its end."""
+
+    def __init__(self, behave: Callable[[threading.Event], Event]) -> None:
+        self.behave, self.ended = behave, threading.Event()
+
+    def begin(self, task: Task) -> Event:
+        return self.behave(self.ended)
+
+    def is_alive(self) -> bool:
+        return not self.ended.is_set()
+
+    def close(self) -> None:
+        self.ended.set()
+
+
+def waits(ended: threading.Event) -> Event:
+    """For the one that has left: in a sum of gradients, for half an hour."""
+    assert ended.wait(60)
+    return Outcome("failed", error="its process was killed")
+
+
+def runs_out_of_memory(ended: threading.Event) -> Event:
+    return Outcome("failed", error="out of memory")
+
+
+@pytest.mark.parametrize(("second", "anew"), [(waits, True), (runs_out_of_memory, False)])
+def test_where_one_of_a_group_fails_the_others_do_not_wait_for_it(
+    job: Job, monkeypatch: pytest.MonkeyPatch, second: Callable[[threading.Event], Event], anew: bool
+) -> None:
+    made: list[list[Member]] = []
+
+    def start(self: together.Together) -> None:
+        made.append([Member(runs_out_of_memory), Member(second)])
+        self._workers = made[-1]  # type: ignore[assignment]
+
+    monkeypatch.setattr(together, "_GRACE_SECONDS", 0.2)
+    monkeypatch.setattr(together.Together, "_start", start)
+    group = together.Together(job)
+    assert group.begin(Task(0, 0, {})) == Outcome("failed", error="out of memory")
+    assert len(made) == 1 + anew
+    made[-1][1].close()
+    group.begin(Task(1, 0, {}))
+    assert len(made) == 2 + 2 * anew, "a group with a dead member is started anew before the next trial"
+
+
+def test_a_cluster_gives_every_runner_its_share_of_the_gpus(job: Job) -> None:
+    gpu = replace(job, base=job.base.model_copy(update={"device": "auto"}))
+    assert [on_ray._share_of_gpus(gpu, gpus, 4) for gpus in (0.0, 2.0, 4.0, 8.0)] == [0.0, 0.5, 1.0, 1.0]
+    assert on_ray._share_of_gpus(gpu, 2.0, 3) == 0.5, "two thirds of a GPU leave no room for a third runner"
+    assert on_ray._share_of_gpus(job, 8.0, 4) == 0.0, "on the CPU"
 
 
 def test_a_ray_cluster_without_room_for_all_workers_is_refused_before_the_search() -> None:
@@ -105,13 +176,24 @@ def test_a_cluster_that_does_not_answer_is_the_machines_fault(
         pytest.fail("there is none")
 
 
-def test_a_worker_of_a_cluster_that_dies_fails_its_trial_alone(tmp_path: Path, job: Job) -> None:
+def test_an_address_that_is_none_is_told(job: Job) -> None:
+    address = dask.config.set({"scheduler-address": "localhost"})
+    with address, pytest.raises(MachineError, match="needs a Dask cluster"), on_dask.cluster(job, 1, learner):
+        pytest.fail("there is none")
+
+
+@pytest.mark.parametrize("executor", ["ray", "dask"])
+def test_a_worker_of_a_cluster_that_dies_fails_its_trial_alone(tmp_path: Path, job: Job, executor: str) -> None:
     settings = tune()
-    with on_dask.cluster(job, 2, learner) as runners:
+    if executor == "ray":  # whose workers do not find this folder's modules
+        from ray import cloudpickle
+
+        cloudpickle.register_pickle_by_value(learners)
+    with (on_ray if executor == "ray" else on_dask).cluster(job, 2, learner) as runners:
         trials = search(study.open_study(settings, tmp_path / "study"), settings, 3, runners)
     states = {trial.number: trial.state.name for trial in trials}
     assert states[1] == states[2] == "FAIL"
-    assert "its Dask worker died" in trials[1].user_attrs["error"]
+    assert f"its {executor.title()} worker died" in trials[1].user_attrs["error"]
     assert sum(state == "COMPLETE" for state in states.values()) >= 2
 
 

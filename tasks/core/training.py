@@ -136,30 +136,42 @@ def epochs(
     scores = list(progress.scores) if progress is not None else []
     enough: bool | None = False
     for epoch, score in enumerate(scores, 1):
-        enough = yield epoch, score
+        enough = yield epoch, score  # nothing was drawn yet that another training could disturb
     if progress is not None:
         loop.restore(progress.tensors, len(scores) * (count // batch))
     while len(scores) < recipe.epochs and not enough:
         network.train()
         for part in _batches(examples, batch, loop.device):
             loop.step(part)
-        score = evaluate(loop.average.module)
+        score = _judged(evaluate, loop.average.module, recipe.together)
         if not math.isfinite(score):
             raise FloatingPointError(f"the metric on validation is {score} after epoch {len(scores) + 1}")
         scores.append(score)
         if keeper is not None and len(scores) < recipe.epochs:
             keeper.save(tuple(scores), loop.tensors)
+        randomness = loop.randomness()
         enough = yield len(scores), score
+        loop.set_randomness(randomness)  # others may train in this process meanwhile
     averaged = loop.average.module.state_dict().items()
     state = {name: value.detach().cpu().contiguous().clone() for name, value in averaged}
     return Trained(state, scores[-1])
 
 
-@torch.no_grad()
-def _exponential_average(averages: Tensors, values: Tensors, count: Tensor | int) -> None:
-    """Move the averages towards the values; faster at first, so that a short training forgets where it began."""
-    decay = min(_EMA_DECAY, (1 + int(count)) / (10 + int(count)))
-    torch.optim.swa_utils.get_ema_multi_avg_fn(decay)(averages, values, count)  # type: ignore[no-untyped-call]
+def _judged(evaluate: Callable[[nn.Module], float], network: nn.Module, together: int) -> float:
+    """The metric on validation; of processes that train together the first one's, so that all go on, or none does.
+
+    Each has running statistics of its own rows, and a figure of its own.
+    """
+    if together == 1:
+        return evaluate(network)
+    try:
+        score = evaluate(network)
+    except FloatingPointError:
+        score = math.nan
+    device = next(network.parameters()).device
+    scores = [torch.zeros((), dtype=torch.float64, device=device) for _ in range(together)]
+    dist.all_gather(scores, torch.tensor(score, dtype=torch.float64, device=device))
+    return scores[0].item() if all(map(torch.isfinite, scores)) else math.nan
 
 
 class Loop:
@@ -180,7 +192,7 @@ class Loop:
         self._scaler = torch.amp.GradScaler(self.device.type, enabled=recipe.dtype == torch.float16)
         self.average = torch.optim.swa_utils.AveragedModel(
             network,
-            multi_avg_fn=_exponential_average,
+            multi_avg_fn=self._exponential_average,
             use_buffers=True,  # batch norm's running statistics belong to the averaged weights
         )
 
@@ -207,6 +219,16 @@ class Loop:
         self._steps += 1
         self.average.update_parameters(self._network)
 
+    @torch.no_grad()
+    def _exponential_average(self, averages: Tensors, values: Tensors, _count: Tensor | int) -> None:
+        """Move the averages towards the values; faster at first, so that a short training forgets where it began.
+
+        The count of averaged steps is this loop's own: torch's lies on the device, and reading it waits for that.
+        """
+        count = self._steps - 1  # the first step was copied
+        decay = min(_EMA_DECAY, (1 + count) / (10 + count))
+        torch.optim.swa_utils.get_ema_multi_avg_fn(decay)(averages, values, count)  # type: ignore[no-untyped-call]
+
     def _average_gradients(self) -> None:
         """Let all processes step along the mean of their gradients, which travel as one tensor.
 
@@ -232,9 +254,7 @@ class Loop:
         for index, values in self._optimizer.state_dict()["state"].items():
             found |= {f"optimizer.{index}.{name}": value for name, value in values.items()}
         found |= {f"scaler.{name}": torch.tensor(value) for name, value in self._scaler.state_dict().items()}
-        found |= {"rng.cpu": torch.get_rng_state()}
-        if self.device.type != "cpu":
-            found["rng.device"] = getattr(torch, self.device.type).get_rng_state()
+        found |= {f"rng.{name}": state for name, state in self.randomness().items()}
         return {name: value.detach().cpu().contiguous().clone() for name, value in found.items()}
 
     def restore(self, tensors: Mapping[str, Tensor], steps: int) -> None:
@@ -249,9 +269,20 @@ class Loop:
         self._optimizer.load_state_dict(self._optimizer.state_dict() | {"state": state})
         if scaled := {name: value.item() for name, value in _under("scaler.", tensors).items()}:
             self._scaler.load_state_dict(scaled)
-        torch.set_rng_state(tensors["rng.cpu"])
-        if "rng.device" in tensors:
-            getattr(torch, self.device.type).set_rng_state(tensors["rng.device"])
+        self.set_randomness(_under("rng.", tensors))
+
+    def randomness(self) -> dict[str, Tensor]:
+        """What the next random numbers depend on, on the CPU and on the device."""
+        found = {"cpu": torch.get_rng_state()}
+        if self.device.type != "cpu":
+            found["device"] = getattr(torch, self.device.type).get_rng_state()
+        return found
+
+    def set_randomness(self, states: Mapping[str, Tensor]) -> None:
+        """Go back to what :meth:`randomness` was."""
+        torch.set_rng_state(states["cpu"])
+        if "device" in states:
+            getattr(torch, self.device.type).set_rng_state(states["device"])
 
 
 def _compile(network: nn.Module, device: torch.device) -> None:

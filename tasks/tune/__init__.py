@@ -50,7 +50,7 @@ def run(settings: StageSettings, inputs: Mapping[str, Path], out: Path) -> Manif
 
 
 def _search(settings: StageSettings, inputs: Mapping[str, Path], out: Path) -> Manifest:
-    from tasks.tune import proposals, search, tables, workers
+    from tasks.tune import database, proposals, search, tables, workers
     from tasks.tune import study as studies
     from tasks.tune.objective import Objective
     from tasks.tune.trial import Job
@@ -65,7 +65,8 @@ def _search(settings: StageSettings, inputs: Mapping[str, Path], out: Path) -> M
     objective = Objective.prepare(job)
     better = objective.metric.higher_is_better
     about = {"the data": manifest.identity(inputs["validate"]), "base.seed": str(settings.base.seed)}
-    study = studies.open_study(own, scratch, better, about | {"base.metric": objective.metric.name})
+    about |= {"base.metric": objective.metric.name, "the code or a library": scratch.name.rpartition("-")[2]}
+    study = studies.open_study(own, scratch, better, about)
     first = proposals.earlier(own, settings.root, better)
     if not workers.is_here(own):
         objective = workers.share(job, objective)
@@ -76,7 +77,8 @@ def _search(settings: StageSettings, inputs: Mapping[str, Path], out: Path) -> M
         ranking = choose.ranked(tables.candidates(trials), own, better)
         _train_again(settings, runners[0], scratch, ranking[: own.top_k], trials)
     roles, metrics, told = _keep_best(settings, objective, trials, ranking, out)
-    tables.write(study, trials, ranking[0].trial, own, objective.metric.name, out)
+    with database.errors():
+        tables.write(study, trials, ranking[0].trial, own, objective.metric.name, out)
     roles |= {name: role for name, role in tables.FILES.items() if (out / name).is_file()}
     _keep_study(settings, scratch)
     return manifest.build("tune", settings.hash, inputs, out, roles, metrics, told)

@@ -54,9 +54,11 @@ def _database(address: str) -> BaseStorage:
     except ImportError as error:
         way_out = "pip install '.[postgresql]', or install the driver that the address names"
         raise UsageError(_RULE, "the database's driver is not installed", way_out) from error
-    except (ArgumentError, NoSuchModuleError) as error:
+    except (ArgumentError, NoSuchModuleError, ValueError) as error:
         found = "it is not set" if not address else "what is there is none"
         raise UsageError(_RULE, found, _WAY_OUT) from error
+    except RuntimeError as error:  # tables of another version of Optuna
+        raise UsageError(_RULE, _without_address(str(error)), "name a database of its own, or upgrade it") from error
 
 
 def _proxy(address: str) -> BaseStorage:
@@ -135,7 +137,11 @@ def errors() -> Iterator[None]:
     """
     import sqlalchemy.exc
 
-    no_answer: list[type[Exception]] = [sqlalchemy.exc.OperationalError, optuna.exceptions.StorageInternalError]
+    no_answer: list[type[Exception]] = [
+        sqlalchemy.exc.OperationalError,
+        sqlalchemy.exc.ProgrammingError,  # it may not make tables there, for example
+        optuna.exceptions.StorageInternalError,
+    ]
     try:
         yield
     except Exception as error:

@@ -143,9 +143,16 @@ class Objective:
         own = self.settings
         dtype = devices.autocast_dtype(own.precision, self.device)
         return Recipe(
-            values["learning_rate"], values["weight_decay"], own.epochs, own.batch_size, dtype, own.clip, own.parts,
-            own.processes, own.compile,
-        )  # fmt: skip
+            values["learning_rate"],
+            values["weight_decay"],
+            own.epochs,
+            own.batch_size,
+            dtype,
+            clip=own.clip,
+            parts=own.parts,
+            together=own.processes,
+            compiled=own.compile,
+        )
 
     def _costs(self, network: nn.Module, state: Mapping[str, Tensor], seconds: float) -> dict[str, float]:
         """The costs that are searched or limited; the others are not measured."""

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from distributed import Client
 
 _SECONDS = 30
+_RULE = "tune.executor: dask needs a Dask cluster that answers and has workers"
+_WAY_OUT = "start it, or unset DASK_SCHEDULER_ADDRESS to start one on this machine"
 
 
 @contextmanager
@@ -28,16 +30,16 @@ def cluster(job: Job, count: int, make: Make = local) -> Iterator[list[Runner]]:
     from distributed import Client, LocalCluster
 
     address = dask.config.get("scheduler-address", None)
-    rule = "tune.executor: dask needs a Dask cluster that answers and has workers"
-    way_out = "start it, or unset DASK_SCHEDULER_ADDRESS to start one on this machine"
     own = None
     try:
         if address is None:
             own = LocalCluster(n_workers=count, threads_per_worker=1, host="127.0.0.1", dashboard_address=None)
         client = Client(own or address, direct_to_workers=True, timeout=_SECONDS)
         client.wait_for_workers(1, timeout=_SECONDS)
-    except (OSError, TimeoutError) as error:
-        raise MachineError(rule, " ".join(str(error).split())[:300], way_out) from error
+    except (OSError, TimeoutError, ValueError) as error:  # the last one of an address that is none
+        if own is not None:
+            own.close()
+        raise MachineError(_RULE, " ".join(str(error).split())[:300], _WAY_OUT) from error
     try:
         yield [OnDask(job, make, client, index) for index in range(count)]
     finally:
@@ -59,7 +61,10 @@ class OnDask(Elsewhere):
         self._future.release()
 
     def _start(self) -> None:
-        self._client.wait_for_workers(1, timeout=_SECONDS)
+        try:
+            self._client.wait_for_workers(1, timeout=_SECONDS)
+        except TimeoutError as error:
+            raise MachineError(_RULE, "none of its workers is left", "start workers again, and run again") from error
         workers = sorted(self._client.scheduler_info(n_workers=-1)["workers"])
         self._future = self._client.submit(
             There,

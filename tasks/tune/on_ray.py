@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 import socket
 from collections.abc import Iterator
@@ -44,7 +45,8 @@ def cluster(job: Job, count: int, make: Make = local) -> Iterator[list[Runner]]:
     found: list[Runner] = []
     try:
         _check_room(ray.nodes(), count, threads)  # type: ignore[no-untyped-call]
-        found += [OnRay(job, make, threads) for _ in range(count)]
+        gpus = _share_of_gpus(job, ray.cluster_resources().get("GPU", 0.0), count)  # type: ignore[no-untyped-call]
+        found += [OnRay(job, make, count, threads, gpus) for _ in range(count)]
         yield found
     finally:
         for runner in found:
@@ -67,6 +69,11 @@ def _check_room(nodes: list[dict[str, Any]], count: int, threads: int) -> None:
         )
 
 
+def _share_of_gpus(job: Job, gpus: float, count: int) -> float:
+    """Of a GPU for each runner: a whole one, a part of one where there are fewer than runners, or none."""
+    return 0.0 if gpus < 1 or job.base.device in ("cpu", "mps") else 1 / math.ceil(count / gpus)
+
+
 def _knock(address: str) -> None:
     """Ask whether anybody listens at ``host:port`` or ``ray://host:port``: Ray itself tries for a quarter of an hour.
 
@@ -81,12 +88,12 @@ def _knock(address: str) -> None:
 class OnRay(Elsewhere):
     """Runs trials in a Ray actor."""
 
-    def __init__(self, job: Job, make: Make, threads: int) -> None:
-        """Start the actor, with so many cores."""
+    def __init__(self, job: Job, make: Make, count: int, threads: int, gpus: float) -> None:
+        """Start the actor, one of so many, with so many cores and GPUs."""
         import ray
 
-        self._actors: Any = ray.remote(There).options(num_cpus=threads, max_restarts=0)
-        self._job, self._make = job, make
+        self._actors: Any = ray.remote(There).options(num_cpus=threads, num_gpus=gpus, max_restarts=0)
+        self._job, self._make, self._count, self._threads = job, make, count, threads
         self._actor: Any = self._actors.remote(job, make)
 
     def close(self) -> None:
@@ -100,7 +107,11 @@ class OnRay(Elsewhere):
 
         try:
             kind, found = ray.get(self._actor.answer.remote(method, argument))
-        except ray.exceptions.RayActorError as error:
+        except ray.exceptions.RayTaskError:  # raised there, by what is no trial's fault
+            raise
+        except ray.exceptions.RayError as error:  # it died, memory ran out, or nobody hears of it any more
+            self.close()
+            _check_room(ray.nodes(), self._count, self._threads)  # type: ignore[no-untyped-call]
             self._actor = self._actors.remote(self._job, self._make)
             raise Died("its Ray worker died: most often because memory ran out") from error
         return kind, found

@@ -10,7 +10,7 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 from tasks.tune.elsewhere import Answer, Died, Elsewhere, Make, There, local
-from tasks.tune.trial import Job
+from tasks.tune.trial import Job, Runner
 
 
 class Worker(Elsewhere):
@@ -56,6 +56,8 @@ class Worker(Elsewhere):
 
     def _ask(self, method: str, argument: Any) -> Answer:
         if not self._process.is_alive():
+            if method != "begin":  # the trial that it was in the middle of is lost
+                raise Died(_end(self._process.exitcode))
             self._start()
         try:
             self._pipe.send((method, argument))
@@ -64,6 +66,23 @@ class Worker(Elsewhere):
             self._process.join()
             raise Died(_end(self._process.exitcode)) from error
         return answer
+
+
+def on_its_gpu(job: Job, place: int) -> Runner:
+    """A runner of a job in this process, the one of that number among all of the search."""
+    take_gpu(job, place)
+    return local(job)
+
+
+def take_gpu(job: Job, place: int) -> bool:
+    """Let this process compute on a GPU of its own, as far as there are enough; whether there is any."""
+    if job.base.device not in ("auto", "cuda"):
+        return False
+    import torch
+
+    if torch.cuda.is_available():
+        torch.cuda.set_device(place % torch.cuda.device_count())
+    return torch.cuda.is_available()
 
 
 def _end(code: int | None) -> str:

@@ -177,6 +177,9 @@ class _Conductor:
             if outcome.state == "failed":
                 trial.set_user_attr("error", outcome.error)
                 self._study.tell(trial, state=TrialState.FAIL)
+            elif outcome.state == "stopped" and len(self._study.directions) > 1:
+                trial.set_user_attr("error", "tune.minutes was over")  # a pruned one means a single objective to Optuna
+                self._study.tell(trial, state=TrialState.FAIL)
             elif outcome.state == "stopped":
                 self._study.tell(trial, state=TrialState.PRUNED)
             else:

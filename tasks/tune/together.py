@@ -5,12 +5,15 @@ from __future__ import annotations
 import functools
 import itertools
 import os
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, as_completed, wait
 from typing import Any
 
 from tasks.tune.elsewhere import local
-from tasks.tune.processes import Worker
-from tasks.tune.trial import Event, Job, Runner, Task
+from tasks.tune.processes import Worker, take_gpu
+from tasks.tune.trial import Event, Job, Outcome, Runner, Task
+
+#: Where one of them fails, the others get so long to fail likewise.
+_GRACE_SECONDS = 20.0
 
 
 class Together:
@@ -18,9 +21,9 @@ class Together:
 
     _numbers = itertools.count()
 
-    def __init__(self, job: Job) -> None:
-        """Start ``tune.processes`` workers."""
-        self._job = job
+    def __init__(self, job: Job, index: int = 0) -> None:
+        """Start ``tune.processes`` workers, of so many such groups after others."""
+        self._job, self._first = job, index * job.tune.processes
         self._workers: list[Worker] = []
         self._start()
 
@@ -41,36 +44,48 @@ class Together:
         meeting = self._job.folder / f"meeting-{os.getpid()}-{next(self._numbers)}"
         ranks = range(self._job.tune.processes)
         self._workers = [
-            Worker(self._job, functools.partial(member, rank=rank, meeting=meeting.as_uri())) for rank in ranks
+            Worker(self._job, functools.partial(member, rank=rank, place=self._first + rank, meeting=meeting.as_uri()))
+            for rank in ranks
         ]
 
+    def _start_again(self) -> None:
+        self.close()
+        self._start()
+
     def _ask(self, method: str, argument: Any) -> Event:
+        if not all(worker.is_alive() for worker in self._workers):  # who comes later would find nobody to meet
+            self._start_again()
         with ThreadPoolExecutor(len(self._workers)) as pool:
             answers: list[Future[Event]] = [pool.submit(getattr(worker, method), argument) for worker in self._workers]
-        for worker, answer in zip(self._workers, answers, strict=True):
-            if not worker.is_alive():  # the others can only have failed by its absence
-                outcome = answer.result()
-                self.close()
-                self._start()
-                return outcome
-        first, *_ = [answer.result() for answer in answers]
-        return first
+            failed = next((one for one in as_completed(answers) if _has_failed(one)), None)
+            if failed is not None and wait(answers, timeout=_GRACE_SECONDS).not_done:
+                self.close()  # the others wait for one that has left this training
+        if failed is not None:
+            if not all(worker.is_alive() for worker in self._workers):
+                self._start_again()
+            return failed.result()
+        return answers[0].result()
 
 
-def member(job: Job, rank: int, meeting: str) -> Runner:
+def _has_failed(answer: Future[Event]) -> bool:
+    if answer.exception() is not None:
+        return True
+    event = answer.result()
+    return isinstance(event, Outcome) and event.state == "failed"
+
+
+def member(job: Job, rank: int, place: int, meeting: str) -> Runner:
     """The runner of one of the workers, once all of them have met.
 
     Args:
         job: the job of all.
         rank: its number among them.
+        place: its number among all processes of the search.
         meeting: address of a file that no others have met in.
     """
-    import torch
     from torch import distributed as dist
 
-    has_gpu = torch.cuda.is_available() and job.base.device != "cpu"
-    if has_gpu:
-        torch.cuda.set_device(rank % torch.cuda.device_count())
+    has_gpu = take_gpu(job, place)
     os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")  # all are on this machine
     dist.init_process_group(
         "nccl" if has_gpu else "gloo", init_method=meeting, rank=rank, world_size=job.tune.processes

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 from tasks.core import devices
@@ -14,7 +15,7 @@ from tasks.core.log import log
 from tasks.core.space import Choice, FloatRange, Searchable, options, whole
 from tasks.tune import rows
 from tasks.tune.objective import Objective
-from tasks.tune.processes import Worker
+from tasks.tune.processes import Worker, on_its_gpu
 from tasks.tune.together import Together
 from tasks.tune.trial import Job, Local, Outcome, Report, Runner, Task, Training
 
@@ -71,7 +72,10 @@ def _elsewhere(executor: str, job: Job, count: int) -> Iterator[Sequence[Runner]
         with on_dask.cluster(job, count) as found:
             yield found
     else:
-        workers = [Together(job) if job.tune.processes > 1 else Worker(job) for _ in range(count)]
+        workers = [
+            Together(job, index) if job.tune.processes > 1 else Worker(job, partial(on_its_gpu, place=index))
+            for index in range(count)
+        ]
         try:
             yield workers
         finally:
