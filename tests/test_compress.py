@@ -25,10 +25,10 @@ import worlds
 from onnx import helper, numpy_helper
 
 from deploy.predictor import Predictor
-from tasks.compress import contest, probe, problem, workshop
+from tasks.compress import contest, probe, problem, treatments, workshop
 from tasks.compress import graph as methods
 from tasks.compress import race as racing
-from tasks.compress.graph import static
+from tasks.compress.graph import sensitivity, static
 from tasks.compress.isolated import Crashed
 from tasks.compress.race import race
 from tasks.core import contracts, files, manifest, plugins
@@ -340,6 +340,63 @@ def test_a_candidate_that_kills_the_runtime_is_recorded_and_the_search_goes_on(
     assert found.facts["chosen"] == "int8"
 
 
+def test_a_treatment_that_kills_the_runtime_is_recorded_and_the_search_goes_on(
+    world: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(treatments, "apply", killed_by_its_treatment)
+    found = run(world, methods=["int8_weights", "int8"])
+    rows = {row["name"]: row for row in files.read_json(world / "artifacts" / "compress" / "candidates.json")}
+    assert rows["int8_weights"]["reason"] == "int8_weights: the runtime was ended by SIGSEGV"
+    assert found.facts["chosen"] == "int8"
+
+
+def killed_by_its_treatment(name: str, *rest: Any) -> methods.Treated:
+    """In the treatment's own process, as a kernel that fails on a quantized model would end it."""
+    if name == "int8_weights":
+        os.kill(os.getpid(), signal.SIGSEGV)
+    return methods.apply(name, *rest)
+
+
+def test_figures_that_are_not_finite_are_told_as_none_and_never_as_a_limit_that_was_kept(
+    world: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A report with an infinite error, a layer of infinite damage, a bound without a value: a model can cause each."""
+    monkeypatch.setattr(treatments, "call", lambda function, *arguments, seconds: function(*arguments))
+    monkeypatch.setattr(treatments, "apply", with_an_infinite_error)
+    monkeypatch.setattr(static, "_LEAST_WEIGHTS", 1024)
+    monkeypatch.setattr(sensitivity.feeding, "error", lambda *_: math.inf)
+    run(world, methods=["int8"], max_metric_drop=1e-6)
+    rows = {row["name"]: row for row in files.read_json(world / "artifacts" / "compress" / "candidates.json")}
+    assert rows["int8"]["report"]["before"] is None
+    layers = files.read_json(world / "artifacts" / "compress" / "sensitivity.json")
+    assert {line["damage"] for line in layers} == {None}
+    assert layers[0]["kept_in_float"], "what damages most is left in float first"
+    monkeypatch.setattr(problem.Problem, "must_show", True)
+    monkeypatch.setattr(problem, "greatest_loss", lambda *_: math.nan)
+    found = run(world, methods=["int8_weights"])
+    assert found.facts["chosen"] == "fp32"
+    rows = {row["name"]: row for row in files.read_json(world / "artifacts" / "compress" / "candidates.json")}
+    assert rows["int8_weights"]["reason"] == "what it may lose on validation has no bound"
+
+
+def with_an_infinite_error(*given: Any) -> methods.Treated:
+    made = methods.apply(*given)
+    return methods.Treated(made.model, made.report | {"before": math.inf})
+
+
+def test_an_original_that_failed_in_a_bad_moment_is_tried_again(world: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(workshop, "probe", killed)
+    with pytest.raises(NotProven, match="ended by SIGKILL"):
+        run(world, methods=["int8"])
+    monkeypatch.undo()
+    assert run(world, methods=["int8"]).facts["chosen"] == "int8"
+
+
+def killed(*_: Any) -> probe.Probe:
+    os.kill(os.getpid(), signal.SIGKILL)
+    raise AssertionError("it lives")
+
+
 def killed_by_the_plugin(model: Path, *rest: Any) -> probe.Probe:
     """In the candidate's own process: a real signal, as a faulty kernel would raise it."""
     if model.stem == "mine":
@@ -385,18 +442,33 @@ def test_a_full_disk_is_told_and_nothing_is_lost(world: Path, monkeypatch: pytes
     assert {path.name: path.read_bytes() for path in (world / "artifacts" / "compress").iterdir()} == before
 
 
-def test_calibration_rows_outside_of_train_are_named(world: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_calibration_rows_outside_of_train_are_named(
+    world: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
     rows = pq.read_table(world / "artifacts" / "validate" / "calibration.parquet")
     train = world / "artifacts" / "validate" / "train.parquet"
     assert problem.outside(rows, train) == []
     far = pa.array([1e6] * rows.num_rows)
     index = rows.column_names.index("distance")
     assert problem.outside(rows.set_column(index, "distance", far), train) == ["distance"]
+    monkeypatch.setattr(problem, "outside", lambda *_: ["distance"])
+    with caplog.at_level(logging.WARNING):
+        run(world, methods=["int8"])
+    assert "calibration rows lie outside of train's range in distance" in caplog.text
+
+
+def test_arrays_that_lie_outside_of_train_are_named(tmp_path: Path) -> None:
+    train = pa.table({"row": [0, 1], "image": pa.array([[0, 9], [1, 2]], pa.list_(pa.uint8()))})
+    pq.write_table(train, tmp_path / "train.parquet")
+    assert problem.outside(train, tmp_path / "train.parquet") == []
+    brighter = pa.table({"row": [0], "image": pa.array([[0, 10]], pa.list_(pa.uint8()))})
+    assert problem.outside(brighter, tmp_path / "train.parquet") == ["image"]
 
 
 def test_the_layers_that_int8_hurts_stay_in_float_one_by_one(world: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A limit that int8 of this network's large layers does not keep to: every step is made, recorded, and judged."""
     monkeypatch.setattr(static, "_LEAST_WEIGHTS", 1024)
+    monkeypatch.setattr(treatments, "call", lambda function, *arguments, seconds: function(*arguments))  # sees 1024
     run(world, methods=["int8"], max_metric_drop=1e-6)
     rows = {row["name"]: row for row in files.read_json(world / "artifacts" / "compress" / "candidates.json")}
     layers = files.read_json(world / "artifacts" / "compress" / "sensitivity.json")
@@ -407,6 +479,40 @@ def test_the_layers_that_int8_hurts_stay_in_float_one_by_one(world: Path, monkey
     assert steps[0]["size_kib"] > rows["int8"]["size_kib"]
     assert {line["network"] for line in layers} == {"fp32"}
     assert [line["kept_in_float"] for line in layers[: len(steps)]] == [True] * len(steps)
+
+
+@pytest.mark.parametrize(
+    ("rule", "shares"),
+    [
+        ({"share": 0.6}, (0.55, 0.65)),
+        ({"share": 0.6, "scope": "layer"}, (0.55, 0.65)),
+        ({"threshold": 100.0}, (1.0, 1.0)),
+        ({"pattern": "2:4"}, (0.4, 0.5)),
+    ],
+)
+def test_params_name_the_rule_by_which_small_weights_go(world: Path, rule: Any, shares: tuple[float, float]) -> None:
+    run(world, methods=["magnitude"], magnitude=rule, max_metric_drop=1.0)
+    rows = {row["name"]: row for row in files.read_json(world / "artifacts" / "compress" / "candidates.json")}
+    report = rows["magnitude"]["report"]
+    assert shares[0] <= report["sparsity_overall"] <= shares[1]
+    alike = max(report["sparsity"].values()) - min(report["sparsity"].values()) < 0.02
+    assert alike == (rule.get("scope") == "layer" or "threshold" in rule)
+    assert rows["magnitude"]["compressed_kib"] < 0.95 * rows["fp32"]["compressed_kib"]
+    assert rows["magnitude"]["size_kib"] == pytest.approx(rows["fp32"]["size_kib"], rel=0.05), "zeros are stored"
+
+
+@pytest.mark.parametrize(
+    ("rule", "said"),
+    [
+        ({"threshold": 0.1, "pattern": "2:4"}, "two rules"),
+        ({"pattern": "4:2"}, "N must be smaller than M"),
+        ({"pattern": "2/4"}, "pattern"),
+        ({"share": 1.0}, "less than 1"),
+    ],
+)
+def test_rules_that_cannot_be_are_refused_at_the_door(rule: Any, said: str) -> None:
+    with pytest.raises(SettingsError, match=said):
+        parse(worlds.params({"compress": {"magnitude": rule}}))
 
 
 def test_the_methods_of_params_are_those_that_exist() -> None:

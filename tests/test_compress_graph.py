@@ -19,6 +19,7 @@ from tasks.compress.graph import Treated, dynamic, fuse, halves, magnitude, sens
 from tasks.compress.graph import rows as feeding
 from tasks.compress.graph.compact import compact
 from tasks.compress.graph.nodes import Wiring
+from tasks.core import devices
 from tasks.core.errors import DataRejected, UsageError
 
 MODELS: dict[str, Callable[[], onnx.ModelProto]] = {
@@ -139,6 +140,22 @@ def test_nothing_is_printed_or_logged(capfd: pytest.CaptureFixture[str], caplog:
 
 
 # int8
+
+
+@pytest.mark.parametrize("fast", [True, False])
+@pytest.mark.parametrize("method", ["int8", "int8_dynamic"])
+def test_int8_without_instructions_for_it_keeps_to_seven_bits_and_says_so(
+    monkeypatch: pytest.MonkeyPatch, method: str, fast: bool
+) -> None:
+    """Without them two products of eight bits may not fit into a sum of sixteen."""
+    monkeypatch.setattr(devices, "has_vnni", lambda: fast)
+    core = worlds.mlp()
+    made = graph.find(method)(core, worlds.rows(core))
+    assert made.report["reduced_range"] is not fast
+    arrays = [onnx.numpy_helper.to_array(one) for one in made.model.graph.initializer]
+    stored = [array.astype(int) for array in arrays if array.ndim == 2 and array.dtype.itemsize == 1]
+    assert stored
+    assert any(np.ptp(array) > 128 for array in stored) is fast
 
 
 def test_int8_weights_have_a_scale_for_each_channel() -> None:

@@ -49,6 +49,23 @@ def test_channels_are_really_taken_out(importance: str, scope: str) -> None:
     assert weights(network) == before, "the original is left as it is"
 
 
+@pytest.mark.parametrize("importance", ["magnitude", "taylor", "hessian"])
+def test_a_share_goes_in_steps_between_which_the_network_recovers(importance: str) -> None:
+    network, encoder, examples = residual({**WIDE, "width": 64, "blocks": 1})
+    lessons = lessons_of(network, encoder, examples)
+    between: list[int] = []
+
+    def recover(smaller: nn.Module) -> None:
+        between.append(weights(smaller.train()))
+
+    given = (network, examples[:1], 0.5, importance, "layer", lessons.pool, lessons.loss)
+    smaller, _ = structured.cut(*given, 3, recover)
+    first, second = between
+    assert weights(network) > first > second > weights(smaller)
+    assert weights(smaller) == weights(structured.cut(*given)[0]), "as many as at once"
+    assert not smaller.training
+
+
 def test_second_order_importance_counts_every_row() -> None:
     """The same rows in another order are the same evidence."""
     network, encoder, examples = residual()

@@ -20,16 +20,21 @@ import worlds
 from tasks.compress import contest, isolated, probe, search
 from tasks.compress.choose import Budget
 from tasks.compress.isolated import Crashed, call
+from tasks.compress.race import Lap
 from tasks.compress.targets import together
+from tasks.compress.treatments import Treatments
 from tasks.compress.workshop import Built
 from tasks.core import files
 from tasks.core.errors import DataRejected, MachineError, NotProven
 from tasks.core.metrics import find
+from tasks.core.settings import Magnitude
 from tasks.core.stage import run_stage
 
 SEARCH: dict[str, Any] = {
     "methods": ["merge", "structured", "int8"], "pruning": {"shares": [0.5]}, "budget_minutes": 5, "rounds": 20,
 }  # fmt: skip
+
+IN_STEPS = {"shares": [0.5], "steps": 2}
 
 
 def settings(root: Path, **own: Any) -> Any:
@@ -45,7 +50,7 @@ def searched(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     import shutil
 
     root = shutil.copytree(tiny, tmp_path_factory.mktemp("searched") / "world")
-    run_stage("compress", settings(root, pick="smallest"), root)
+    run_stage("compress", settings(root, pick="smallest", pruning=IN_STEPS), root)
     return root
 
 
@@ -53,6 +58,7 @@ def test_a_smaller_network_is_found_trained_and_chosen(searched: Path) -> None:
     found = rows(searched)
     chosen = next(row for row in found.values() if row["chosen"])
     assert chosen["network"]["method"] == "structured"
+    assert chosen["network"]["steps"] == 2
     assert chosen["network"]["passes"] > 0
     assert chosen["size_kib"] < found["int8"]["size_kib"]
     assert chosen["parameters"] < found["fp32"]["parameters"]
@@ -61,7 +67,7 @@ def test_a_smaller_network_is_found_trained_and_chosen(searched: Path) -> None:
 
 
 def test_what_was_chosen_goes_through_the_gate_and_into_a_bundle(searched: Path) -> None:
-    params = settings(searched, pick="smallest")
+    params = settings(searched, pick="smallest", pruning=IN_STEPS)
     for stage in ("verify", "export"):
         run_stage(stage, params, searched)
     assert files.read_json(searched / "artifacts/verify/verdict.json")["verdict"] == "ACCEPT"
@@ -284,23 +290,31 @@ def test_a_profile_that_was_cut_off_is_no_models_fault(tmp_path: Path) -> None:
 # The ladder, without a network.
 
 
+def screened(name: str, size: int = 1, time: float = 1.0, capacity: float = 1.0, **others: Any) -> search.Screened:
+    figures = {"least_bytes": size, "slowest": time, "p50_ms": time} | others
+    shape: Any = SimpleNamespace(name=name, report={})
+    return search.Screened(shape, bytes=size, time=time, capacity=capacity, **figures)
+
+
 class FakeFamily:
     """Shapes of known loss; a full recovery takes a third of the time."""
 
-    def __init__(self, seconds: float = 300.0, kept: tuple[str, ...] = ()) -> None:
+    def __init__(self, seconds: float = 300.0, kept: tuple[str, ...] = (), pass_seconds: float = 1.0) -> None:
         self.clock = SimpleNamespace(left=seconds, seconds=seconds)
         self.kept = kept
+        self.pass_seconds = pass_seconds
         self.seconds: dict[str, float] = {}
         self.trained: list[str] = []
 
     def passes(self, shape: Any, seconds: float) -> int:
-        return int(seconds)
+        return int(seconds / self.pass_seconds)
 
     def has_learnt(self, shape: Any, stage: str) -> bool:
         return f"{shape.name} {stage}" in self.kept
 
     def recover(self, shape: Any, stage: str, passes: int) -> float:
         self.clock.left -= 0 if self.has_learnt(shape, stage) else 80
+        self.seconds[f"{shape.name}-{stage}"] = 80.0
         self.trained.append(f"{shape.name} {stage}")
         shape.report["passes"] = shape.report.get("passes", 0) + passes
         return 0.9
@@ -310,8 +324,18 @@ class FakeFamily:
 
     core = staticmethod(lambda network: network)
 
+    def prepare(self) -> None:
+        pass
 
-def bisect(drops: list[float], seconds: float = 300.0, kept: tuple[str, ...] = (), **limits: float) -> list[str]:
+
+def bisect(
+    drops: list[float],
+    seconds: float = 300.0,
+    kept: tuple[str, ...] = (),
+    pass_seconds: float = 1.0,
+    fresh: bool = True,
+    **limits: float,
+) -> list[str]:
     """Which shapes, named by their place on the ladder, are trained, if these are the losses after a full recovery.
 
     In int8 and 50 KiB, that is; in float, and 200 KiB, they lose nothing.
@@ -325,10 +349,11 @@ def bisect(drops: list[float], seconds: float = 300.0, kept: tuple[str, ...] = (
     shop: Any = SimpleNamespace(
         built={"fp32": Built("fp32", "", "", score=0.9)}, problem=SimpleNamespace(metric=find("accuracy", "multiclass"))
     )
-    family: Any = FakeFamily(seconds, kept)
+    family: Any = FakeFamily(seconds, kept, pass_seconds)
     treatments: Any = SimpleNamespace(all=treated, as_sketched=lambda method: method == "int8")
     ladder: Any = [
-        (SimpleNamespace(shape=SimpleNamespace(name=name, report={})), score) for name, score in made.items()
+        (SimpleNamespace(shape=SimpleNamespace(name=name, report={}, fresh=fresh)), score)
+        for name, score in made.items()
     ]
     search.Search(shop, treatments, family, (1,), Budget(0.01, 0.1, **limits))._bisect(family, ladder, None)
     trained: list[str] = family.trained
@@ -343,10 +368,7 @@ def test_under_a_limit_the_most_capable_shape_is_looked_at_first_and_what_learnt
 ) -> None:
     passes = {"tiny": 90, "small": 70, "middle": 50, "large": 20, "huge": 3}
     family: Any = SimpleNamespace(clock=SimpleNamespace(left=60.0), passes=lambda shape, seconds: passes[shape.name])
-    ladder = [
-        search.Screened(SimpleNamespace(name=name), 1, 1.0, capacity, 1.0)  # type: ignore[arg-type]
-        for capacity, name in enumerate(passes, 1)
-    ]
+    ladder = [screened(name, capacity=capacity) for capacity, name in enumerate(passes, 1)]
     shop: Any = SimpleNamespace(
         built={"fp32": Built("fp32", "", "", score=0.9)}, problem=SimpleNamespace(metric=find("accuracy", "multiclass"))
     )
@@ -355,7 +377,104 @@ def test_under_a_limit_the_most_capable_shape_is_looked_at_first_and_what_learnt
     assert next(one.shape.name for one in turns) == first
     lead = within._lead(family, list(zip(ladder, [0.5, 0.7, 0.6, 0.4, 0.8], strict=True)))
     assert (lead and lead.shape.name) == ("small" if limits else None), "huge learnt most, but there is no time for it"
+    lead = within._lead(family, list(zip(ladder, [0.5, 0.7, 0.69, 0.67, 0.3], strict=True)))
+    assert (lead and lead.shape.name) == ("middle" if limits else None), "about as much, and it can hold more"
     assert sorted(one.shape.name for one in turns) == sorted(passes)
+
+
+def test_what_was_learnt_before_a_kill_in_the_first_passes_is_all_taken_though_less_time_is_left() -> None:
+    ladder = [screened(f"s{place}", capacity=place) for place in range(8)]
+
+    def first_passes(family: Any) -> list[str]:
+        shop: Any = SimpleNamespace(built={}, problem=None)
+        found = search.Search(shop, None, family, (1,), Budget(0.01, 0.1))._first_passes(family, ladder)  # type: ignore[arg-type]
+        return [one.shape.name for one, _ in found]
+
+    whole = first_passes(FakeFamily(1400.0))
+    assert len(whole) == 4
+    for known in range(1, 4):
+        kept = tuple(f"{name} short" for name in whole[:known])
+        again = first_passes(FakeFamily(1400.0 - 80 * known, kept))
+        assert set(whole[:known]) <= set(again)
+    assert set(first_passes(FakeFamily(0.0, tuple(f"{name} short" for name in whole)))) == set(whole)
+
+
+def test_a_method_whose_shapes_cannot_be_found_leaves_those_of_the_others() -> None:
+    def shapes(method: str) -> list[Any]:
+        if method == "depth":
+            raise TypeError("forward() got an unexpected keyword argument 'mask'")
+        return [SimpleNamespace(name=method)]
+
+    family: Any = SimpleNamespace(shapes=shapes)
+    assert search.Search._shapes(family, "depth") == []
+    assert [shape.name for shape in search.Search._shapes(family, "student")] == ["student"]
+
+
+def test_a_shape_that_cannot_be_timed_does_not_lead() -> None:
+    def passes(shape: Any, seconds: float) -> int:
+        if shape.name == "sick":
+            raise FloatingPointError("the network's answers are not finite")
+        return 100
+
+    family: Any = SimpleNamespace(clock=SimpleNamespace(left=60.0), passes=passes)
+    shop: Any = SimpleNamespace(
+        built={"fp32": Built("fp32", "", "", score=0.9)}, problem=SimpleNamespace(metric=find("accuracy", "multiclass"))
+    )
+    within = search.Search(shop, None, None, (1,), Budget(0.01, 0.1, max_size_kib=1.0))  # type: ignore[arg-type]
+    lead = within._lead(family, [(screened("sick"), 0.8), (screened("sound"), 0.7)])
+    assert lead
+    assert lead.shape.name == "sound"
+
+
+def test_a_shape_is_only_refused_for_what_no_file_of_it_can_keep_to() -> None:
+    shop: Any = SimpleNamespace(built={}, problem=None)
+
+    def fate(one: search.Screened, **limits: float) -> str:
+        within = search.Search(shop, None, None, (1,), Budget(0.01, 0.1, **limits))  # type: ignore[arg-type]
+        return within._over_limit(one)
+
+    float_sketch = screened("s", 400 << 10, 0.5, least_bytes=100 << 10, p50_ms=2.0)
+    assert fate(float_sketch, max_size_kib=150.0) == "", "its int8 weights may be a quarter"
+    assert fate(float_sketch, max_size_kib=90.0) == "more than max_size_kib: 90"
+    assert fate(float_sketch, max_p99_ms=3.0) == ""
+    assert fate(float_sketch, max_p99_ms=1.0) == "slower than max_p99_ms: 1"
+    assert fate(float_sketch, min_speedup=4.0) == "slower than min_speedup: 4"
+
+
+def test_a_shape_near_the_speed_that_is_asked_for_is_raced_again_as_in_the_end() -> None:
+    raced: list[list[str]] = []
+
+    def race(family: Any, models: dict[str, Path], rounds: int) -> dict[str, dict[int, Lap]]:
+        raced.append(sorted(path.stem for path in models.values()))
+        return {name: {1: Lap(1.0, 1.0, 0.11, 0.1, 0.12), 64: Lap(1.0, 1.0, 0.05, 0.05, 0.06)} for name in models}
+
+    shop: Any = SimpleNamespace(built={}, path=lambda name: Path(f"{name}.onnx"))
+    looking = search.Search(shop, None, None, (1, 64), Budget(0.01, 0.1, min_speedup=10.0))  # type: ignore[arg-type]
+    looking._race = race  # type: ignore[method-assign, assignment]
+    fast, slow = screened("fast", time=0.05), screened("slow", time=0.2)
+    near = [screened(f"near-{place}", time=0.09) for place in range(5)]
+    found = looking._raced_again(None, [fast, *near, slow])  # type: ignore[arg-type]
+    assert raced == [[f"untrained-near-{place}" for place in range(4)], ["untrained-near-4"]]
+    assert (found[0], found[-1]) == (fast, slow), "no doubt about them"
+    assert {one.slowest for one in found[1:-1]} == {0.12}, "what it is shown to be, not what it may be"
+    assert looking._over_limit(found[1]) == "slower than min_speedup: 10"
+
+
+@pytest.mark.parametrize(
+    ("methods", "sketched", "in_float"),
+    [
+        (("int8",), 1.0, 0.25),
+        (("int8", "int4_weights"), 0.5, 0.125),
+        (("int8_weights",), 0.25, 0.25),
+        (("fuse", "magnitude"), 1.0, 1.0),
+    ],
+)
+def test_how_small_a_file_may_get_against_what_is_looked_at(
+    methods: tuple[str, ...], sketched: float, in_float: float
+) -> None:
+    shop: Any = SimpleNamespace(target=together(("cpu",)))
+    found = Treatments(shop, methods, Magnitude(), 0.01)
+    assert (found.least_share, found.least_share_of_float) == (sketched, in_float)
 
 
 @pytest.mark.parametrize(
@@ -376,6 +495,13 @@ def test_the_cheapest_shape_in_budget_is_found_by_bisection(drops: list[float], 
 def test_no_shape_is_trained_without_time() -> None:
     assert bisect([0.001] * 3, seconds=0.0) == []
     assert bisect([0.5] * 7, seconds=100.0) == ["s3 full", "s5 full"]
+
+
+def test_a_few_passes_are_for_the_shape_that_missed_by_little_and_not_for_another_one() -> None:
+    assert bisect([0.5, 0.015, 0.001], pass_seconds=30.0) == ["s1 full", "s1 longer"]
+    assert bisect([0.5, 0.03, 0.001], pass_seconds=30.0) == ["s1 full", "s2 full"], "it missed by too much"
+    assert bisect([0.5, 0.015, 0.001], pass_seconds=30.0, fresh=False) == ["s1 full", "s2 full", "s1 longer"]
+    assert bisect([0.5, 0.015, 0.001], seconds=85.0, pass_seconds=30.0) == ["s1 full", "s2 full"], "too little for s1"
 
 
 @pytest.mark.parametrize("limits", [{"max_size_kib": 100.0}, {"min_speedup": 3.0}, {"max_memory_mib": 10.0}])
@@ -412,7 +538,7 @@ def test_a_shape_that_a_smaller_and_faster_one_outdoes_is_hopeless() -> None:
         return before - after
 
     def one(size: int, time_: float, score: float) -> Any:
-        return search.Screened(SimpleNamespace(name=""), size, time_, 1.0, time_), score  # type: ignore[arg-type]
+        return screened("", size, time_), score
 
     small, large, slow, nan = one(10, 0.1, 0.8), one(20, 0.2, 0.9), one(15, 0.3, 0.7), one(5, 0.1, float("nan"))
     found = [small, large, slow, nan]

@@ -24,6 +24,15 @@ def test_metrics_plots_and_their_differences(done_project):
     assert {(point["name"], point["size_kib"]) for point in candidates} == {("fp32", 9.0), ("int8", 3.0)}
 
 
+def test_the_damage_of_layers_that_int8_hurts_is_drawn(done_project):
+    table = done_project / "artifacts/compress/sensitivity.json"
+    table.write_text(json.dumps([{"name": "stem", "damage": 0.4}, {"name": "linear", "damage": 0.1}]))
+    plots = json.loads(run(done_project, "dvc", "plots", "show", "--json", "damage_by_layer").stdout)["data"]
+    (drawn,) = plots["damage_by_layer"]
+    points = drawn["content"]["data"]["values"]
+    assert {(point["name"], float(point["damage"])) for point in points} == {("stem", 0.4), ("linear", 0.1)}
+
+
 def test_push_to_a_folder_and_pull_into_a_fresh_clone(done_project, tmp_path):
     run(done_project, "dvc", "remote", "add", "--default", "store", str(tmp_path / "store"))
     run(done_project, "dvc", "push")

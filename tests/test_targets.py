@@ -25,6 +25,7 @@ from deploy.runtime import open_session, provider
 from deploy.variants import Variant, Variants
 from flows import cli
 from tasks.compress import contest
+from tasks.compress.choose import Budget
 from tasks.compress.problem import Problem
 from tasks.compress.search import Search
 from tasks.compress.targets import TARGETS, together
@@ -94,6 +95,23 @@ def test_one_search_serves_all_targets() -> None:
     assert (first.device, first.threads, first.batch_sizes) == ("cpu", 1, (1,))
 
 
+def test_a_target_has_limits_of_its_own_where_params_name_none() -> None:
+    def limits(names: list[str], **own: float) -> tuple[float | None, float | None]:
+        budget = Budget.of(parse(worlds.params({"compress": own})).compress, 0.01, together(names))
+        return budget.max_size_kib, budget.max_memory_mib
+
+    assert limits(["edge"]) == (32 * 1024, 256)
+    assert limits(["edge"], max_size_kib=10.0) == (10.0, 256)
+    assert limits(["edge"], max_memory_mib=1000.0) == (32 * 1024, 1000.0)
+    assert limits(["cpu"]) == limits(["cpu", "edge"]) == (None, None), "what is too large for one may be of use"
+
+
+def test_what_is_too_large_for_a_target_is_not_its_choice(world: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(TARGETS, "edge", replace(TARGETS["edge"], max_size_kib=1.0))  # type: ignore[misc]
+    with pytest.raises(NotProven, match=r"INFEASIBLE for edge: .* KiB, more than 1"):
+        run(world, "compress", **TWO)
+
+
 def test_a_way_of_int8_is_looked_for_that_each_target_takes() -> None:
     ways = ["int8", "int8_percentile", "int8_s8s8"]
     assert together(["cpu"]).served(["int8"], ways)
@@ -153,16 +171,19 @@ def test_what_did_not_run_on_the_first_device_is_looked_at_again_on_another(worl
     shutil.copyfile(artifacts / "compress" / "int8.onnx", shop.path("int8"))
     rows = {row["name"]: row for row in files.read_json(artifacts / "compress" / "candidates.json")}
     crashed = Built("int8", "", "int8", bytes=1, problem="it does not run: no kernel")
-    found = contest._entry(crashed, "cpu", shop, params.compress)
+    found = contest._entry(crashed, "cpu", shop, params.compress, Budget(0.1, 0.1))
     assert (found.problem, found.bytes) == ("", 1)
     assert found.score == pytest.approx(rows["int8"]["value"], abs=1e-6)
     assert found.peak_mib > 0
-    assert contest._entry(crashed, "cuda", shop, params.compress).problem.startswith("not for cuda")
+    assert contest._entry(crashed, "cuda", shop, params.compress, Budget(0.1, 0.1)).problem.startswith("not for cuda")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Workshop, "judged", lambda *_: {"score": 0.9, "bound": None, "problem": "it has no bound"})
+        assert contest._entry(crashed, "cpu", shop, params.compress, Budget(0.1, 0.1)).problem == "it has no bound"
     never_made = Built("int8", "", "int8", problem="int8 failed")
-    assert contest._entry(never_made, "cpu", shop, params.compress) is never_made
+    assert contest._entry(never_made, "cpu", shop, params.compress, Budget(0.1, 0.1)) is never_made
     broken = Built("broken", "", "int8", bytes=1, score=0.9)
     shop.path("broken").write_bytes(b"no model")
-    entered = contest._entry(broken, "cpu", shop, params.compress)
+    entered = contest._entry(broken, "cpu", shop, params.compress, Budget(0.1, 0.1))
     assert entered.problem.startswith("it does not run: a model file must load")
     assert np.isnan(entered.score)
 

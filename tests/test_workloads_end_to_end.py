@@ -72,6 +72,21 @@ def images(folder: Path) -> dict[str, Any]:
     }
 
 
+def signals(folder: Path) -> dict[str, Any]:
+    """Two channels of a series, of which one swings faster."""
+    random = np.random.default_rng(0)
+    labels = random.integers(0, 2, ROWS)
+    moments = np.arange(24) * np.where(labels == 1, 1.2, 0.5)[:, None]
+    waves = np.stack([np.sin(moments), np.cos(moments)], axis=2) + 0.3 * random.normal(size=(ROWS, 24, 2))
+    np.savez(folder / "signals.npz", x=waves.astype(np.float32), y=np.array(["slow", "fast"])[labels])
+    return {
+        "base": {"target": "pace", "workload": "array"},
+        "ingest": {"source": "signals.npz"},
+        "validate": {"split": {"by": "stratified", "test": 0.3}},
+        "tune": {"space": {"width": 8, "stages": 1}},
+    }
+
+
 def interactions(folder: Path) -> dict[str, Any]:
     """Each user buys the items of one taste, in random order."""
     random = np.random.default_rng(0)
@@ -90,7 +105,7 @@ def interactions(folder: Path) -> dict[str, Any]:
     }
 
 
-WORLDS = (three_classes, quantity, images, interactions)
+WORLDS = (three_classes, quantity, images, signals, interactions)
 
 
 @pytest.mark.parametrize("world", WORLDS, ids=lambda world: world.__name__)

@@ -54,7 +54,7 @@ def run(settings: StageSettings, inputs: Mapping[str, Path], out: Path) -> Manif
     shop, metric = search.workshop, search.workshop.problem.metric
     require_devices(shop, own.targets)
     built = search.run()
-    contests = [hold(target, shop, built, own, search.budget) for target in own.targets]
+    contests = [hold(target, shop, built, own) for target in own.targets]
     rows = [_row(one, contests) for one in built.values()]
     measured = {"candidates": [row | _measured(row["name"], contests) for row in rows], "shapes": search.shapes}
     files.write_json(out / "sensitivity.json", search.treatments.sensitivity)
@@ -104,7 +104,7 @@ def _search(settings: StageSettings, inputs: Mapping[str, Path]) -> Search:
     problem = Problem.read(settings, inputs, max(batch_sizes))
     folder = resume.folder(settings, "compress", inputs["tune"], _plugins(settings, inputs["tune"], problem.metric))
     shop = Workshop(problem, folder, target.device, target, threads_of(target, own))
-    treatments = Treatments(shop, own.methods, own.sparsity, _TOLERANCE * problem.most)
+    treatments = Treatments(shop, own.methods, own.magnitude, _TOLERANCE * problem.most)
     family = None
     wanted = set(NETWORK_METHODS) & set(own.methods) and own.budget_minutes != 0
     if wanted and isinstance(problem.model, Network) and problem.model.extra_outputs:
@@ -113,7 +113,7 @@ def _search(settings: StageSettings, inputs: Mapping[str, Path]) -> Search:
         from tasks.compress.network.family import Family
 
         family = Family(settings, inputs, problem, shop)
-    return Search(shop, treatments, family, batch_sizes, Budget.of(own, problem.most))
+    return Search(shop, treatments, family, batch_sizes, Budget.of(own, problem.most, target))
 
 
 def _plugins(settings: StageSettings, tuned: Path, metric: Metric) -> list[object]:

@@ -11,6 +11,7 @@ from tasks.compress.race import Lap
 from tasks.core.metrics import Metric
 
 if TYPE_CHECKING:
+    from tasks.compress.targets import Target
     from tasks.core.settings import Compress
 
 
@@ -74,14 +75,14 @@ class Budget:
     min_speedup: float | None = None
 
     @staticmethod
-    def of(own: Compress, max_metric_drop: float) -> Budget:
-        """The limits of params."""
+    def of(own: Compress, max_metric_drop: float, target: Target) -> Budget:
+        """The limits of params, and the target's where these name none."""
         return Budget(
             max_metric_drop,
             own.max_slowdown,
-            own.max_size_kib,
+            target.max_size_kib if own.max_size_kib is None else own.max_size_kib,
             own.max_p99_ms,
-            own.max_memory_mib,
+            target.max_memory_mib if own.max_memory_mib is None else own.max_memory_mib,
             own.min_speedup,
         )
 

@@ -77,7 +77,7 @@ def _load(model: Path, device: str) -> None:
     open_session(model, device)
 
 
-def hold(name: str, shop: Workshop, built: Mapping[str, Built], own: Compress, budget: Budget) -> Contest:
+def hold(name: str, shop: Workshop, built: Mapping[str, Built], own: Compress) -> Contest:
     """Race the candidates for a target, and choose one.
 
     Args:
@@ -85,14 +85,14 @@ def hold(name: str, shop: Workshop, built: Mapping[str, Built], own: Compress, b
         shop: where the candidates were made, for the first of the targets.
         built: the candidates, the original in float first.
         own: the settings.
-        budget: what a candidate must keep to.
 
     Raises:
         MachineError: if the target's device is not used.
         NotProven: if the original cannot be raced there.
     """
     target = TARGETS[name]
-    entries = {key: _entry(one, name, shop, own) for key, one in built.items()}
+    budget = Budget.of(own, shop.problem.most, target)
+    entries = {key: _entry(one, name, shop, own, budget) for key, one in built.items()}
     models = {key: shop.path(key) for key, one in entries.items() if not one.problem}
     batches, threads = batch_sizes_of(target, own), threads_of(target, own)
     arguments = (models, "fp32", shop.problem.sample, batches, own.rounds, threads, target.device)
@@ -115,12 +115,12 @@ def hold(name: str, shop: Workshop, built: Mapping[str, Built], own: Compress, b
     return Contest(name, candidates, budget, choose(candidates, shop.problem.metric, budget, own.pick), raced)
 
 
-def _entry(one: Built, name: str, shop: Workshop, own: Compress) -> Built:
+def _entry(one: Built, name: str, shop: Workshop, own: Compress, budget: Budget) -> Built:
     """The candidate as it is on a target: looked at anew where what was seen of it on the first one does not hold."""
     target = TARGETS[name]
     if why := target.refusal(one.method):
         return replace(one, problem=f"not for {name}: {why}")
-    holds = name == own.targets[0] or (target.device == shop.device and own.max_memory_mib is None)
+    holds = name == own.targets[0] or (target.device == shop.device and budget.max_memory_mib is None)
     if holds or not one.bytes:
         return one
     problem, rows = shop.problem, max(batch_sizes_of(target, own))
@@ -130,4 +130,4 @@ def _entry(one: Built, name: str, shop: Workshop, own: Compress) -> Built:
         found = call(probe, *arguments, seconds=PATIENCE)
     except (Crashed, IntegrityError) as reason:  # a number format that this device has not, for example
         return replace(one, score=math.nan, bound=None, peak_mib=math.nan, problem=f"it does not run: {reason}")
-    return replace(one, **shop.judged(one.name, found), problem="")
+    return replace(one, **{"problem": ""} | shop.judged(one.name, found))

@@ -31,13 +31,14 @@ def call(function: Callable[..., T], *arguments: Any, seconds: float) -> T:
             disk for temporary files: the machine's fault, and no verdict on a model.
     """
     context = multiprocessing.get_context("spawn")
-    here, there = context.Pipe(duplex=False)
-    process = context.Process(target=_answer, args=(there, function, arguments), daemon=True)
+    here, there = context.Pipe()
+    process = context.Process(target=_answer, args=(there,), daemon=True)
     process.start()
     there.close()
     kind: str
     found: Any
     try:
+        here.send((function, arguments))
         kind, found = here.recv() if here.poll(seconds) else ("late", None)
     except (EOFError, OSError):  # it died before, or in the middle of, its answer
         kind, found = "dead", None
@@ -62,8 +63,13 @@ def _end(kind: str, code: int | None, seconds: float) -> str:
     return f"the runtime's process ended with code {code}"
 
 
-def _answer(pipe: Connection, function: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
+def _answer(pipe: Connection) -> None:
+    """The process; its question comes through the pipe, since Python complains of arguments that a kill cut off."""
     threading.Thread(target=_end_with_parent, daemon=True).start()
+    try:
+        function, arguments = pipe.recv()
+    except EOFError:
+        return
     try:
         with machine_errors(Path(tempfile.gettempdir())):
             found = function(*arguments)

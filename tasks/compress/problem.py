@@ -182,16 +182,31 @@ class Problem:
 
 
 def outside(rows: pa.Table, train: Path) -> list[str]:
-    """Names of number and time columns in which rows lie outside of what the file of training rows holds."""
-    kinds = (pa.types.is_floating, pa.types.is_integer, pa.types.is_temporal)
-    measured = [item.name for item in rows.schema if item.name != "row" and any(kind(item.type) for kind in kinds)]
+    """Names of columns of numbers, times and arrays of them in which rows lie outside of what the file of train has."""
+    there = set(pq.read_schema(train).names) - {"row"}
+    measured = [item.name for item in rows.schema if item.name in there and _has_range(item.type)]
     known = pq.read_table(train, columns=measured)
     found = []
     for name in measured:
-        of_rows, of_train = (compute.min_max(table[name]).as_py() for table in (rows, known))
+        of_rows, of_train = (compute.min_max(_values(table[name])).as_py() for table in (rows, known))
         if None not in of_rows.values() and (of_rows["min"] < of_train["min"] or of_rows["max"] > of_train["max"]):
             found.append(name)
     return found
+
+
+def _has_range(kind: pa.DataType) -> bool:
+    kinds = (pa.types.is_floating, pa.types.is_integer, pa.types.is_temporal)
+    return _has_range(kind.value_type) if _is_list(kind) else any(one(kind) for one in kinds)
+
+
+def _values(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    while _is_list(column.type):
+        column = compute.list_flatten(column)
+    return column
+
+
+def _is_list(kind: pa.DataType) -> bool:
+    return any(one(kind) for one in (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list))
 
 
 def interface(core: onnx.ModelProto) -> tuple[list[Any], list[Any]]:

@@ -96,7 +96,8 @@ class Workshop:
             found = Built(**_with_nan(files.read_json(kept)))
         else:
             found = replace(self._made(name, network, method, core, treat), origin=dict(origin))
-            files.write_json(kept, _without_nan(asdict(found)))
+            if not (found.problem and name == "fp32"):  # or one bad moment would refuse the original for good
+                files.write_json(kept, files.without_nan(asdict(found)))
         self.built[name] = found
         log.info("compress: %s", _line(found, self.problem.metric.name))
         return found
@@ -105,7 +106,8 @@ class Workshop:
         started = time.perf_counter()
         facts: dict[str, Any] = {"parameters": describe.parameters(core), "macs": describe.macs(core)}
         try:
-            treated, facts["report"] = treat()
+            treated, report = treat()
+            facts["report"] = files.without_nan(report)
             if method == "neurons":  # still float, and smaller: what is left of it counts
                 facts |= {"parameters": describe.parameters(treated), "macs": describe.macs(treated)}
             onnx.save(self.problem.packaged(treated, name), self.path(name))
@@ -136,7 +138,10 @@ class Workshop:
         score = self.problem.score(found.answers)
         # The original itself loses nothing: its answers as a file are what all others are compared with.
         bound = self.problem.bound(found.answers) if math.isfinite(score) and name != "fp32" else None
-        return {"score": score, "bound": bound, "peak_mib": found.peak_mib, "providers": found.providers}
+        facts = {"score": score, "bound": bound, "peak_mib": found.peak_mib, "providers": found.providers}
+        if bound is not None and not math.isfinite(bound):
+            return facts | {"bound": None, "problem": "what it may lose on validation has no bound"}
+        return facts
 
     # Weights of networks that are being trained.
 
@@ -188,12 +193,5 @@ def _line(found: Built, metric: str) -> str:
     return f"{found.name} has {found.bytes / 1024:.1f} KiB and {metric} {found.score:.5f}"
 
 
-_MAY_BE_NAN = ("score", "peak_mib")
-
-
-def _without_nan(raw: dict[str, Any]) -> dict[str, Any]:
-    return raw | {key: None for key in _MAY_BE_NAN if math.isnan(raw[key])}
-
-
 def _with_nan(raw: dict[str, Any]) -> dict[str, Any]:
-    return raw | {key: math.nan for key in _MAY_BE_NAN if raw[key] is None}
+    return raw | {key: math.nan for key in ("score", "peak_mib") if raw[key] is None}

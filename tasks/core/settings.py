@@ -198,7 +198,8 @@ class Tune(Section):
     artifacts folder. RAY_ADDRESS or DASK_SCHEDULER_ADDRESS names a running cluster; else one is started here."""
     workers: Positive | Literal["auto"] = 1
     """Trials at a time. More than one run in processes of their own, share the rows' memory, and divide the cores
-    unless base.threads is set. `auto` takes as many as are measured to be faster (local only)."""
+    unless base.threads is set; with several GPUs each takes its own. `auto` takes as many as are measured to be faster
+    (local only)."""
     processes: Positive = 1
     """Processes that train one network together, each on its share of every step's rows: one for each GPU, or each
     with a share of the cores (local only). Batch norm sees its own process's rows."""
@@ -288,6 +289,31 @@ class Pruning(Section):
     """What makes a channel important: its weights, or the loss's first- or second-order change without it."""
     scope: Literal["global", "layer"] = "layer"
     """Whether all layers are compared, or each gives the same share."""
+    steps: Positive = 1
+    """Steps in which a share goes; between two of them the network learns for a pass over train."""
+
+
+class Magnitude(Section):
+    """Which weights `magnitude` sets to zero: the smallest ones by one of three rules."""
+
+    share: Annotated[float, Field(gt=0, lt=1)] = 0.5
+    """This share of the weights, unless one of the next two is set."""
+    threshold: Above0 | None = None
+    """All of at most this magnitude."""
+    pattern: Annotated[str, Field(pattern=r"^[1-9]\d*:[1-9]\d*$")] | None = None
+    """N:M: of each M weights along the inputs all but the N largest (`2:4` is what sparse tensor cores multiply)."""
+    scope: Literal["global", "layer"] = "global"
+    """Whether the share counts over all layers together, or in each."""
+
+    @model_validator(mode="after")
+    def _one_rule(self) -> Magnitude:
+        if self.threshold is not None and self.pattern is not None:
+            raise ValueError("`threshold` and `pattern` are two rules: set one of them")
+        if self.pattern is not None:
+            kept, of = map(int, self.pattern.split(":"))
+            if kept >= of:
+                raise ValueError("of `pattern` N:M, N must be smaller than M")
+        return self
 
 
 class Compress(Section):
@@ -311,17 +337,19 @@ class Compress(Section):
     max_slowdown: Annotated[float, Field(ge=0)] = 0.1
     """A candidate shown to be slower than fp32 by more than this share, at any batch size, is not eligible."""
     max_size_kib: Annotated[float, Field(gt=0)] | None = None
-    """Largest file; where nothing keeps to this and the next three, the verdict is INFEASIBLE."""
+    """Largest file; where nothing keeps to this and the next three, the verdict is INFEASIBLE. Null takes the target's
+    own limit: 32 MiB of `edge`, none of the others."""
     min_speedup: Annotated[float, Field(gt=0)] | None = None
     """How many times faster than fp32 a candidate must be shown to be, at each batch size, both warm."""
     max_p99_ms: Annotated[float, Field(gt=0)] | None = None
     """Largest 99th percentile of a warm call's time at the smallest batch size."""
     max_memory_mib: Annotated[float, Field(gt=0)] | None = None
-    """Largest memory for loading the model and answering the largest batch."""
+    """Largest memory for loading the model and answering the largest batch. Null takes the target's own limit: 256 MiB
+    of `edge`, none of the others."""
     pruning: Pruning = Pruning()
     """Settings of `structured`."""
-    sparsity: Annotated[float, Field(gt=0, lt=1)] = 0.5
-    """Share of the weights that `magnitude` sets to zero, the smallest of all layers together."""
+    magnitude: Magnitude = Magnitude()
+    """Settings of `magnitude`."""
     batch_sizes: Annotated[tuple[Positive, ...], Field(min_length=1)] = (1, 64)
     """Batch sizes of the latency race."""
     rounds: Annotated[int, Field(ge=20)] = 200

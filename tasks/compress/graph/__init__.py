@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from tasks.core.errors import UsageError
 
 if TYPE_CHECKING:
+    import numpy as np
     import onnx
 
 #: (core, calibration as input name -> array [rows, ...], settings by keyword) -> what became of it.
@@ -61,3 +62,10 @@ def find(name: str) -> Method:
     module, function, settings = METHODS[name]
     found: Method = getattr(importlib.import_module(f"{__name__}.{module}"), function)
     return partial(found, **settings)
+
+
+def apply(
+    name: str, core: onnx.ModelProto, calibration: Mapping[str, np.ndarray], settings: Mapping[str, Any]
+) -> Treated:
+    """What the method of a name makes of a model: a function that another process can be told to call."""
+    return find(name)(core, calibration, **settings)

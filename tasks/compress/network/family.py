@@ -27,6 +27,8 @@ from tasks.core.settings import Compress, Tune
 from tasks.core.stage import StageSettings
 from tasks.core.training import Batch, Recipe, train
 
+#: Methods that make smaller shapes.
+_SHAPES = ("structured", "depth", "student")
 #: Budget where params name none: so many trainings of the original.
 _TRAININGS = 2.0
 #: Share of the time left that the original may take to answer train.
@@ -47,12 +49,14 @@ class Shape:
         build: gives a network of this shape, with what is left of the original's weights, or fresh.
         fresh: whether it is fresh.
         report: what it is, as JSON; complete once it was built.
+        sketch: gives one as large as that of ``build``, without training; None where that does not train either.
     """
 
     name: str
     build: Callable[[], nn.Module]
     fresh: bool
     report: dict[str, Any] = field(default_factory=dict)
+    sketch: Callable[[], nn.Module] | None = None
 
 
 class Family:
@@ -95,16 +99,19 @@ class Family:
 
     # What relatives there are.
 
-    def shapes(self) -> list[Shape]:
-        """Smaller shapes by the methods that params name."""
-        found: list[Shape] = []
-        if "structured" in self.own.methods:
-            found += self._structured()
-        if "depth" in self.own.methods:
-            found += self._shallower()
-        if "student" in self.own.methods:
-            found += self._students()
-        return found
+    @property
+    def methods(self) -> list[str]:
+        """Those of the methods that params name which make smaller shapes."""
+        return [name for name in _SHAPES if name in self.own.methods]
+
+    def shapes(self, method: str) -> list[Shape]:
+        """Smaller shapes by one of these methods."""
+        made: dict[str, Callable[[], list[Shape]]] = {
+            "structured": self._structured,
+            "depth": self._shallower,
+            "student": self._students,
+        }
+        return made[method]()
 
     def _structured(self) -> list[Shape]:
         """Cut by the dependency graph, or by the model's own way, which may find something to leave out at share 0."""
@@ -112,8 +119,11 @@ class Family:
         shapes = []
         for share in [0.0] * reduces + sorted(self.own.pruning.shares):
             report = {"method": "structured", "share": share}
-            build = functools.partial(self._reduced if reduces else self._cut, share, report)
-            shapes.append(Shape(f"structured-{100 * share:g}", build, fresh=False, report=report))
+            name, make = f"structured-{100 * share:g}", self._reduced if reduces else self._cut
+            sketch = None if reduces else functools.partial(self._cut, share, report, steps=1)
+            shapes.append(
+                Shape(name, functools.partial(make, share, report), fresh=False, report=report, sketch=sketch)
+            )
         return shapes
 
     def _reduced(self, share: float, report: dict[str, Any]) -> nn.Module:
@@ -125,13 +135,22 @@ class Family:
         smaller: nn.Module = network.to(self.device)
         return smaller
 
-    def _cut(self, share: float, report: dict[str, Any]) -> nn.Module:
-        """By the dependency graph."""
-        pruning, lessons = self.own.pruning, self.lessons
+    def _cut(self, share: float, report: dict[str, Any], steps: int | None = None) -> nn.Module:
+        """By the dependency graph; it learns between the steps."""
+        own, lessons = self.own.pruning, self.lessons
+        recipe = self._recipe(share < _MUCH, 1)
         smaller, kept = structured.cut(
-            self.original.network, self._example(), share, pruning.importance, pruning.scope, lessons.pool, lessons.loss
+            self.original.network,
+            self._example(),
+            share,
+            own.importance,
+            own.scope,
+            lessons.pool,
+            lessons.loss,
+            steps or own.steps,
+            lambda network: distill.teach(network, lessons, recipe, self.evaluate, self.seed),
         )
-        report |= {"importance": pruning.importance, "scope": pruning.scope, "kept": kept}
+        report |= {"importance": own.importance, "scope": own.scope, "steps": own.steps, "kept": kept}
         return smaller
 
     def _shallower(self) -> list[Shape]:
@@ -169,7 +188,7 @@ class Family:
 
     def sketched(self, shape: Shape) -> nn.Module:
         """A network as large as a trained one: a fresh one's biases are all equal, and would be stored once."""
-        network = shape.build()
+        network = (shape.sketch or shape.build)()
         with torch.no_grad():
             for values in (*network.parameters(), *network.buffers()):
                 if values.is_floating_point() and values.dim() == 1:
@@ -264,7 +283,8 @@ class Family:
         before = self.evaluate(network)
         state = copy.deepcopy(network.state_dict())
         try:
-            score, made = distill.teach(network, self.lessons, self._recipe(shape, passes), self.evaluate, self.seed)
+            recipe = self._recipe(not shape.fresh and shape.report.get("share", 0.0) < _MUCH, passes)
+            score, made = distill.teach(network, self.lessons, recipe, self.evaluate, self.seed)
         except FloatingPointError:
             network.load_state_dict(state)
             raise
@@ -285,10 +305,9 @@ class Family:
         lessons = self.lessons
         return max(1, int(seconds / self._pass_seconds(self.network(shape), lessons.first(1), lessons.loss)))
 
-    def _recipe(self, shape: Shape, passes: int) -> Recipe:
+    def _recipe(self, mostly_original: bool, passes: int) -> Recipe:
         rate = float(self.values.get("learning_rate", _LEARNING_RATE))
         decay = float(self.values.get("weight_decay", _WEIGHT_DECAY))
-        mostly_original = not shape.fresh and shape.report.get("share", 0.0) < _MUCH
         rate = _CAREFUL * rate if mostly_original else max(rate, _LEARNING_RATE)
         return Recipe(rate, decay, passes, self.tune.batch_size, self.dtype)
 

@@ -32,6 +32,8 @@ def cut(
     scope: str,
     batch: Batch,
     loss: Loss,
+    steps: int = 1,
+    recover: Callable[[nn.Module], object] | None = None,
 ) -> tuple[nn.Module, dict[str, str]]:
     """A copy of the network without its least important channels and neurons; its answers keep their shape.
 
@@ -46,6 +48,8 @@ def cut(
         scope: ``layer`` takes the share from every layer; ``global`` compares them all.
         batch: rows of lessons, for importances that need gradients.
         loss: of such rows.
+        steps: in which the share goes; importance is judged anew before each.
+        recover: trains the network in place between two steps.
 
     Returns:
         The smaller network, and for each layer that kept its width the reason.
@@ -71,10 +75,15 @@ def cut(
             ignored_layers=[layer for name, layer in _layers(smaller) if name in outputs],
             round_to=rounding,
             output_transform=_sum,
+            iterative_steps=steps,
         )
-        _gradients(smaller, pruner.importance, importance, batch, loss)
-        pruner.step()
-    smaller.zero_grad(set_to_none=True)
+        for step in range(steps):
+            if step and recover is not None:
+                recover(smaller)
+                smaller.eval()
+            _gradients(smaller, pruner.importance, importance, batch, loss)
+            pruner.step()
+            smaller.zero_grad(set_to_none=True)
     _same_answers(network, smaller, example)
     return smaller, {name: _reason(name, outputs) for name, layer in _layers(smaller) if _width(layer) == widths[name]}
 
