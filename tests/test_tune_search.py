@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import sqlite3
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -132,19 +132,29 @@ def test_the_search_ends_after_so_many_trials_without_a_better_one(tmp_path: Pat
     assert [trial.number for trial in trials] == list(range(2 + 1 + 4))
 
 
-def test_the_search_ends_with_its_time_and_stops_what_is_running(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def slow(monkeypatch: pytest.MonkeyPatch) -> Callable[[Task], Training]:
+    """:func:`learn`, where every epoch takes ten seconds of the search's clock."""
     clock = [0.0]
     monkeypatch.setattr("tasks.tune.search.time.monotonic", lambda: clock[0])
 
-    def slow(task: Task) -> Training:
-        for epoch in range(1, EPOCHS + 1):
+    def train(task: Task) -> Training:
+        training, stop = learn(task), None
+        while True:
+            try:
+                report = training.send(stop)  # type: ignore[arg-type]
+            except StopIteration as ended:
+                outcome: Outcome = ended.value
+                return outcome
             clock[0] += 10
-            if (yield Report(epoch, 0.5)):
-                return Outcome("stopped")
-        return Outcome("complete", 0.5)
+            stop = yield report
 
+    return train
+
+
+def test_the_search_ends_with_its_time_and_stops_what_is_running(
+    tmp_path: Path, slow: Callable[[Task], Training]
+) -> None:
     settings = tune(trials=50, minutes=1.5, pruner="none")
     trials = run(settings, tmp_path, slow)
     assert [(trial.state.name, len(trial.intermediate_values)) for trial in trials] == [("COMPLETE", 6), ("PRUNED", 3)]
@@ -409,26 +419,8 @@ def test_a_search_for_trade_offs_shows_its_front(tmp_path: Path) -> None:
 
 
 def test_a_search_for_trade_offs_that_time_cut_short_goes_on_with_more_of_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, slow: Callable[[Task], Training]
 ) -> None:
-    clock = [0.0]
-    monkeypatch.setattr("tasks.tune.search.time.monotonic", lambda: clock[0])
-
-    def slow(task: Task) -> Training:
-        ended = yield from timed(learn(task))
-        return ended
-
-    def timed(training: Training) -> Training:
-        told: bool | None = None
-        while True:
-            try:
-                report = training.send(told)  # type: ignore[arg-type]
-            except StopIteration as end:
-                outcome: Outcome = end.value
-                return outcome
-            clock[0] += 10
-            told = yield report
-
     short = tune(sampler="tpe", trials=50, minutes=5.5, **TRADE_OFF)
     trials = run(short, tmp_path, slow)
     assert [trial.state.name for trial in trials] == ["COMPLETE"] * 5 + ["FAIL"]

@@ -313,7 +313,7 @@ class Search:
             if fresh and family.clock.left <= 0:
                 log.info("compress: no time left in the budget to train %s", one.shape.name)
                 continue
-            if fresh and found and spent + sum(known) / max(1, len(known)) > limit:
+            if fresh and known and spent + sum(known) / len(known) > limit:
                 continue
             found.append((one, self._recovered(family, one.shape, "short")))
             seconds = family.seconds.get(f"{one.shape.name}-short", 0.0)
