@@ -25,7 +25,7 @@ from tasks.tune import database as database_of
 from tasks.tune import study
 from tasks.tune.processes import Worker
 from tasks.tune.search import search
-from tasks.tune.trial import Job, Local, Report, Task, Training
+from tasks.tune.trial import INTERRUPTED, Job, Local, Report, Task, Training
 
 SHARED = {"storage": "shared", "pruner": "none", "trials": 5}
 
@@ -125,7 +125,7 @@ def test_through_a_proxy_a_killed_search_loses_no_finished_trial_and_marks_the_o
     assert found[:3] == expected[:3]
     assert [number for number, *_ in found] == [0, 1, 2, 4, 5], "trial 3 does not count"
     opened = study.open_study(tune(**SHARED), tmp_path / "marked", about={"the data": "a"})
-    assert opened.trials[3].user_attrs == {"error": study.INTERRUPTED}
+    assert opened.trials[3].user_attrs == {"error": INTERRUPTED}
     proxy.kill()
     proxy.wait()
     with pytest.raises(MachineError, match="must answer"):

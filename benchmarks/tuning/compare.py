@@ -126,7 +126,9 @@ def one_seed(options: argparse.Namespace, seed: int) -> dict[str, History]:
     names = [name for name in _ALL if name == "random" or name in options.methods]
     for name in names[seed % len(names) :] + names[: seed % len(names)]:
         root = options.out / f"{name.replace(' ', '-')}-{seed}"
-        changes = _METHODS.get(name, {}) | {"minutes": options.minutes, "trials": _MANY, "epochs": options.epochs}
+        changes = _METHODS.get(name, {}) | {"minutes": options.minutes, "trials": _MANY}
+        if options.epochs is not None:
+            changes["epochs"] = options.epochs
         if name == "Assay" and options.pruner is not None:
             changes["pruner"] = options.pruner
         if options.space is not None:
@@ -135,6 +137,8 @@ def one_seed(options: argparse.Namespace, seed: int) -> dict[str, History]:
         job = setting.job(params, root)
         if options.rows is not None:
             setting.thin(root, options.rows)
+        if options.validation_rows is not None:
+            setting.thin(root, options.validation_rows, "validation")
         objective = Objective.prepare(job)
         assert objective.metric.higher_is_better, "choose an example whose metric grows"
         if name == "Ray Tune":
@@ -153,8 +157,9 @@ def main() -> None:
     parser.add_argument("--space", type=Path, help="what is searched, instead of the params file's own `tune.space`")
     parser.add_argument("--pruner", help="Assay's, instead of its default")
     parser.add_argument("--rows", type=int, help="train on so many rows, drawn at random, so that more trials fit")
+    parser.add_argument("--validation-rows", type=int, help="choose by so many rows, drawn at random")
     parser.add_argument("--minutes", type=float, default=10.0)
-    parser.add_argument("--epochs", type=int, default=6)
+    parser.add_argument("--epochs", type=int, help="of a full training, instead of the params file's own")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument(
         "--methods", nargs="+", choices=_ALL, default=_ALL, help="these alone, and always random search"

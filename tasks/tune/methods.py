@@ -9,7 +9,8 @@ from typing import TypeVar
 import optuna
 
 from tasks.core.settings import Tune
-from tasks.core.space import Searchable
+from tasks.tune import curves
+from tasks.tune.proposals import distributions, unconditional
 
 T = TypeVar("T")
 
@@ -26,9 +27,7 @@ def sampler(settings: Tune, seed: int) -> optuna.samplers.BaseSampler:
         case "tpe":
             return _tpe(settings, seed)
         case "gp":
-            return optuna.samplers.GPSampler(
-                seed=seed, n_startup_trials=_STARTUP_TRIALS, warn_independent_sampling=False
-            )
+            return _gp(settings, seed)
         case "cmaes":
             return optuna.samplers.CmaEsSampler(seed=seed, warn_independent_sampling=False)
         case "nsga2" | "nsga3" as name:
@@ -39,8 +38,16 @@ def sampler(settings: Tune, seed: int) -> optuna.samplers.BaseSampler:
             return optuna.samplers.RandomSampler(seed=seed)
 
 
+def _gp(settings: Tune, seed: int) -> optuna.samplers.BaseSampler:
+    sampler = optuna.samplers.GPSampler(seed=seed, n_startup_trials=_STARTUP_TRIALS, warn_independent_sampling=False)
+    if len(settings.objectives) > 1:
+        return sampler
+    other = optuna.samplers.TPESampler(seed=seed, n_startup_trials=_STARTUP_TRIALS)
+    return curves.Promised(sampler, other, unconditional(settings.space))
+
+
 def _tpe(settings: Tune, seed: int) -> optuna.samplers.BaseSampler:
-    if not _is_conditional(settings):
+    if len(unconditional(settings.space)) == len(distributions(settings.space)):
         return optuna.samplers.TPESampler(seed=seed, n_startup_trials=_STARTUP_TRIALS)
     return experimental(  # in groups, or what is conditional would be proposed one by one
         lambda: optuna.samplers.TPESampler(seed=seed, n_startup_trials=_STARTUP_TRIALS, multivariate=True, group=True)
@@ -69,8 +76,3 @@ def experimental(make: Callable[[], T]) -> T:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         return make()
-
-
-def _is_conditional(settings: Tune) -> bool:
-    found = (getattr(settings.space, name) for name in type(settings.space).model_fields)
-    return any(isinstance(option, Searchable) and option.when is not None for option in found)

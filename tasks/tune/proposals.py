@@ -31,6 +31,12 @@ def distributions(space: Section) -> dict[str, BaseDistribution]:
     return {name: _distribution(option, name in wholes) for name, option in found if isinstance(option, Searchable)}
 
 
+def unconditional(space: Section) -> dict[str, BaseDistribution]:
+    """Those of them that are searched whatever else is chosen."""
+    chosen = options(space)
+    return {name: found for name, found in distributions(space).items() if getattr(chosen[name], "when", None) is None}
+
+
 def _distribution(option: Any, is_whole: bool) -> BaseDistribution:
     if isinstance(option, Choice):
         return CategoricalDistribution(option.choices)

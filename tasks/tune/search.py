@@ -17,8 +17,8 @@ from tasks.core.settings import Tune
 from tasks.core.space import Value
 from tasks.tune import database, methods
 from tasks.tune.proposals import Plan, Point, plan, suggest
-from tasks.tune.study import counts, finished
-from tasks.tune.trial import Outcome, Report, Runner, Task
+from tasks.tune.study import finished
+from tasks.tune.trial import Outcome, Report, Runner, Task, counts
 
 #: The study's attribute with the seconds that the search has taken so far.
 _SECONDS = "seconds"

@@ -22,9 +22,7 @@ from tasks.core.settings import Tune
 from tasks.core.space import options
 from tasks.tune import database, methods
 from tasks.tune.proposals import resolve
-
-#: Why a trial failed that nobody ran to its end.
-INTERRUPTED = "interrupted"
+from tasks.tune.trial import INTERRUPTED, counts
 
 _FILES = {"journal": "study.log", "sqlite": "study.db"}
 _NAME = "tune"
@@ -84,11 +82,6 @@ def file_of(settings: Tune, folder: Path) -> Path | None:
 def finished(study: optuna.Study) -> list[FrozenTrial]:
     """Trials that were run to an end, by number."""
     return [trial for trial in study.get_trials(deepcopy=False) if trial.state.is_finished() and counts(trial)]
-
-
-def counts(trial: FrozenTrial) -> bool:
-    """Whether a trial is one of the budget's: not one that was left behind."""
-    return trial.user_attrs.get("error") != INTERRUPTED
 
 
 def _in_its_place(trial: FrozenTrial, space: Section) -> FrozenTrial:

@@ -11,8 +11,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 if TYPE_CHECKING:
+    from optuna.trial import FrozenTrial
+
     from tasks.core.settings import Base, Tune
     from tasks.core.stage import StageSettings
+
+#: Why a trial failed that nobody ran to its end.
+INTERRUPTED = "interrupted"
+
+
+def counts(trial: FrozenTrial) -> bool:
+    """Whether a trial is one of the budget's: not one that was left behind."""
+    return trial.user_attrs.get("error") != INTERRUPTED
 
 
 @dataclass(frozen=True)
