@@ -79,8 +79,8 @@ def plain(trial: FrozenTrial) -> tuple[Any, ...]:
     return (trial.number, trial.state.name, trial.params, trial.values, trial.intermediate_values, marks)
 
 
-@pytest.mark.parametrize("pruner", ["hyperband", "none"])
-@pytest.mark.parametrize("sampler", ["tpe", "random", "grid"])
+@pytest.mark.parametrize("pruner", ["asha", "none"])
+@pytest.mark.parametrize("sampler", ["gp", "tpe", "random", "grid"])
 def test_every_sampler_and_pruner_gives_its_number_of_trials_and_the_same_ones_again(
     tmp_path: Path, sampler: str, pruner: str
 ) -> None:
@@ -91,10 +91,10 @@ def test_every_sampler_and_pruner_gives_its_number_of_trials_and_the_same_ones_a
     assert search(settings, tmp_path / "a") == trials, "a finished study runs nothing again"
     states = {trial[1] for trial in trials}
     assert "COMPLETE" in states
-    assert "PRUNED" not in states or pruner == "hyperband"
+    assert "PRUNED" not in states or pruner == "asha"
 
 
-def test_hyperband_stops_hopeless_trials_early(tmp_path: Path) -> None:
+def test_hopeless_trials_are_stopped_early_by_default(tmp_path: Path) -> None:
     pruned = [trial for trial in search(tune(sampler="random"), tmp_path) if trial[1] == "PRUNED"]
     assert pruned
     assert all(len(trial[4]) < EPOCHS for trial in pruned)
@@ -173,13 +173,13 @@ def kill_after(monkeypatch: pytest.MonkeyPatch, storage: str, last: int | None) 
 
 @pytest.mark.parametrize(
     ("sampler", "storage"),
-    [("tpe", "journal"), ("grid", "journal"), ("tpe", "sqlite"), ("tpe", "shared"), ("random", "shared")],
+    [("gp", "journal"), ("grid", "journal"), ("tpe", "sqlite"), ("tpe", "shared"), ("random", "shared")],
 )
 def test_a_study_killed_after_a_write_goes_on_as_if_nothing_had_happened(
     tmp_path: Path, sampler: str, storage: str, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def begin_anew() -> None:
-        if storage == "shared":  # in a database of its own: by the study's name too hyperband chooses brackets
+        if storage == "shared":
             monkeypatch.setenv(ADDRESS, postgresql_world.fresh(request.getfixturevalue("postgresql")))
 
     same = {"study": "same"} if storage == "shared" else {}

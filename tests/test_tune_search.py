@@ -182,7 +182,7 @@ def test_a_metric_that_tells_nothing_apart_is_said(tmp_path: Path, caplog: pytes
 # Spaces.
 
 
-@pytest.mark.parametrize("sampler", ["grid", "qmc", "tpe", "random"])
+@pytest.mark.parametrize("sampler", ["grid", "qmc", "gp", "tpe", "random"])
 def test_a_hyperparameter_on_a_condition_is_searched_only_where_it_holds(tmp_path: Path, sampler: str) -> None:
     given: list[Mapping[str, Any]] = []
 
