@@ -35,7 +35,7 @@ def test_a_small_file_is_enough(tmp_path: Path) -> None:
     params = read(tmp_path, GOOD)
     assert params.base.name == "tiny"
     assert params.section("validate").split.by == "random"
-    assert params.section("tune").sampler == "tpe"
+    assert params.section("tune").sampler == "auto"
 
 
 def test_every_mistake_is_told_at_once_with_line_value_rule_and_nearest_key(tmp_path: Path) -> None:

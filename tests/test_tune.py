@@ -173,7 +173,7 @@ def kill_after(monkeypatch: pytest.MonkeyPatch, storage: str, last: int | None) 
 
 @pytest.mark.parametrize(
     ("sampler", "storage"),
-    [("gp", "journal"), ("grid", "journal"), ("tpe", "sqlite"), ("tpe", "shared"), ("random", "shared")],
+    [("gp", "journal"), ("grid", "journal"), ("tpe", "sqlite"), ("gp", "shared"), ("random", "shared")],
 )
 def test_a_study_killed_after_a_write_goes_on_as_if_nothing_had_happened(
     tmp_path: Path, sampler: str, storage: str, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch

@@ -46,7 +46,6 @@ PARAMS: dict[str, Any] = {
     "ingest": {"source": "rows.csv"},
     "validate": {"suite": "suite.yaml", "split": {"by": "random"}},
     "tune": {
-        "sampler": "tpe",
         "trials": 3,
         "epochs": 3,
         "batch_size": 128,

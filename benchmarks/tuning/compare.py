@@ -127,8 +127,7 @@ def one_seed(options: argparse.Namespace, seed: int) -> dict[str, History]:
     for name in names[seed % len(names) :] + names[: seed % len(names)]:
         root = options.out / f"{name.replace(' ', '-')}-{seed}"
         changes = _METHODS.get(name, {}) | {"minutes": options.minutes, "trials": _MANY}
-        if options.epochs is not None:
-            changes["epochs"] = options.epochs
+        changes |= {name: value for name in ("epochs", "batch_size") if (value := getattr(options, name)) is not None}
         if name == "Assay" and options.pruner is not None:
             changes["pruner"] = options.pruner
         if options.space is not None:
@@ -160,6 +159,7 @@ def main() -> None:
     parser.add_argument("--validation-rows", type=int, help="choose by so many rows, drawn at random")
     parser.add_argument("--minutes", type=float, default=10.0)
     parser.add_argument("--epochs", type=int, help="of a full training, instead of the params file's own")
+    parser.add_argument("--batch-size", type=int, help="so that few rows make enough steps")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument(
         "--methods", nargs="+", choices=_ALL, default=_ALL, help="these alone, and always random search"

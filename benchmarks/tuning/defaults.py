@@ -6,13 +6,14 @@
 Random configurations are trained to their ends once; their curves are kept in the folder, and not measured again. The
 model: a Gaussian process for each of the curves' first principal components, plus the residual of a measured curve of
 the better half, drawn at random; an epoch's seconds by a regression. In a replay a search proposes and stops by the
-stage's own samplers and pruners, until the model's clock says that time is over; its target is what random search
-without a pruner has found by then, in a replay of its own.
+stage's own samplers and pruners, until the model's clock says that time is over (a proposal takes none of it); its
+target is what random search without a pruner has found by then, in a replay of its own.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import math
 import random
@@ -44,7 +45,10 @@ _APART = 10_007
 
 def measured(options: argparse.Namespace, params: Params) -> list[dict[str, Any]]:
     """Values, scores and seconds since the start after each epoch of random configurations; none that diverged."""
-    kept = options.out / "curves.jsonl"
+    about = json.dumps(
+        [params.base.name, options.rows, params.tune.epochs, options.configurations, str(params.tune.space)]
+    )
+    kept = options.out / f"curves-{hashlib.sha256(about.encode()).hexdigest()[:8]}.jsonl"
     if not kept.is_file():
         job = setting.job(params, options.out / "world")
         if options.rows is not None:
@@ -73,7 +77,7 @@ def curve(runner: Local, task: Task) -> dict[str, Any]:
     return {"values": dict(task.values), "scores": scores, "seconds": seconds}
 
 
-class Process:
+class GaussianProcess:
     """A Gaussian process: Matern 5/2 with a length for each dimension (Rasmussen and Williams 2006, 4.17 and 5.8)."""
 
     def __init__(self, points: np.ndarray, values: np.ndarray) -> None:
@@ -116,7 +120,7 @@ class Model:
         curves = np.array([one["scores"] for one in known])
         self.mean = curves.mean(0)
         self.axes = np.linalg.svd(curves - self.mean, full_matrices=False)[2][:_COMPONENTS]
-        self.processes = [Process(points, (curves - self.mean) @ axis) for axis in self.axes]
+        self.processes = [GaussianProcess(points, (curves - self.mean) @ axis) for axis in self.axes]
         better = curves[:, -1] >= np.median(curves[:, -1])  # those of hopeless ones are larger, and nobody's target
         self.residuals = (curves - self.expected(points))[better]
         self.training = statistics.mean(one["seconds"][-1] for one in known)
@@ -145,7 +149,7 @@ class Model:
 
 def _share(distribution: Any, value: Any) -> float:
     if isinstance(distribution, CategoricalDistribution):
-        return distribution.choices.index(value) / (len(distribution.choices) - 1)
+        return distribution.choices.index(value) / max(1, len(distribution.choices) - 1)
     low, high = distribution.low, distribution.high
     return math.log(value / low) / math.log(high / low) if distribution.log else (value - low) / (high - low)
 
@@ -153,9 +157,9 @@ def _share(distribution: Any, value: Any) -> float:
 def replay(model: Model, settings: Tune, seconds: float, seed: int) -> tuple[list[tuple[float, float]], int]:
     """Shares of the time at which a search found something better, with what; and how many trials it began."""
     chance, spent, found = random.Random(seed), 0.0, list[tuple[float, float]]()  # noqa: S311 - no secret
-    study = optuna.create_study(direction="maximize", pruner=methods.pruner(settings))
+    study = optuna.create_study(study_name=str(seed), direction="maximize", pruner=methods.pruner(settings))
     while spent < seconds:
-        study.sampler = methods.sampler(settings, _APART * seed + len(study.trials))
+        study.sampler = methods.sampler(settings, _APART * seed, len(study.trials))
         trial = study.ask()
         scores, epoch_seconds = model.curve(proposals.suggest(trial, settings.space), chance)
         state = None

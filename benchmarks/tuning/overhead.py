@@ -63,9 +63,7 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=6)
     parser.add_argument("--rounds", type=int, default=3)
     options = parser.parse_args()
-    params = setting.world(
-        options.params, options.out, trials=options.trials, epochs=options.epochs, pruner="none", sampler="tpe"
-    )
+    params = setting.world(options.params, options.out, trials=options.trials, epochs=options.epochs, pruner="none")
     job = setting.job(params, options.out)
     if options.rows is not None:
         for split in ("train", "validation"):

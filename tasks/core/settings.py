@@ -159,11 +159,11 @@ class Costs(Section):
 class Tune(Section):
     """The search for hyperparameters, and the training of the original model."""
 
-    sampler: Literal["grid", "random", "qmc", "tpe", "gp", "cmaes", "nsga2", "nsga3"] = "gp"
+    sampler: Literal["auto", "grid", "random", "qmc", "tpe", "gp", "cmaes", "nsga2", "nsga3"] = "auto"
     """How the next configuration is proposed: all combinations in random order; at random; spread evenly (Sobol);
     by densities of good and bad ones; by a Gaussian process of what trials have reached, or promised when they were
     stopped (`tpe` takes over after 200); by evolution of a normal distribution (numbers only, needs the extra
-    `cmaes`), or of a population."""
+    `cmaes`), or of a population. `auto` takes `gp` for the metric alone, and `tpe` for trade-offs."""
     trials: Positive = 10
     """Finished trials (pruned ones included) that the study holds at the end, unless it ends earlier."""
     minutes: Above0 | None = None
@@ -175,8 +175,9 @@ class Tune(Section):
     batch_size: Positive = 1024
     """Rows of one step."""
     pruner: Literal["asha", "hyperband", "median", "wilcoxon", "none"] = "asha"
-    """How hopeless trials are stopped early: outside the best third after 1, 3, 9, ... epochs; the same, but some are
-    left alone for longer; below the median of the others' epochs; or significantly below the best one's epochs."""
+    """How hopeless trials are stopped early: outside the best third after a ninth and a third of the epochs; the same
+    after 1, 3, 9, ... epochs, but some are left alone for longer; below the median of the others' epochs; or
+    significantly below the best one's epochs."""
     objectives: Annotated[
         tuple[Literal["metric", "training_seconds", "latency_ms", "size_kib"], ...], Field(min_length=1)
     ] = ("metric",)

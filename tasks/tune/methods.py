@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Callable
 from typing import TypeVar
@@ -14,40 +15,58 @@ from tasks.tune.proposals import distributions, unconditional
 
 T = TypeVar("T")
 
-_REDUCTION_FACTOR = 3
+#: ASHA looks at a trial so many times, and each time lets the best of so many go on.
+_LOOKS, _REDUCTION_FACTOR = 2, 3
 #: Random trials before a sampler that learns from trials begins to.
 _STARTUP_TRIALS = 4
+#: A Gaussian process of more trials takes its time, and then TPE has enough to learn from.
+_MOST_FOR_GP = 200
 #: Share of the trials that one generation of a population has, and its least size.
 _GENERATION, _LEAST_POPULATION = 1 / 4, 4
 
 
-def sampler(settings: Tune, seed: int) -> optuna.samplers.BaseSampler:
-    """The sampler that proposes one trial; for lists that are made beforehand, the one for what they leave open."""
-    match settings.sampler:
+def sampler(settings: Tune, seed: int, number: int) -> optuna.samplers.BaseSampler:
+    """The sampler that proposes one trial; for lists that are made beforehand, the one for what they leave open.
+
+    Args:
+        settings: the stage's section.
+        seed: of the search.
+        number: of the trial. The sampler of each is seeded anew, so that a resumed search proposes the same.
+    """
+    own = seed + number
+    match _named(settings):
         case "tpe":
-            return _tpe(settings, seed)
+            return _tpe(settings, own)
         case "gp":
-            return _gp(settings, seed)
+            return _gp(settings, own) if number < _MOST_FOR_GP else _tpe(settings, own)
         case "cmaes":
-            return optuna.samplers.CmaEsSampler(seed=seed, warn_independent_sampling=False)
+            return optuna.samplers.CmaEsSampler(seed=own, warn_independent_sampling=False)
         case "nsga2" | "nsga3" as name:
             population = min(50, max(_LEAST_POPULATION, round(settings.trials * _GENERATION)))
             kind = optuna.samplers.NSGAIISampler if name == "nsga2" else optuna.samplers.NSGAIIISampler
-            return kind(seed=seed, population_size=population)
+            return kind(seed=own, population_size=population)
         case _:
-            return optuna.samplers.RandomSampler(seed=seed)
+            return optuna.samplers.RandomSampler(seed=own)
+
+
+def _named(settings: Tune) -> str:
+    if settings.sampler != "auto":
+        return settings.sampler
+    # With trade-offs a Gaussian process's proposal takes memory and time that grow fast with their number.
+    return "gp" if len(settings.objectives) == 1 else "tpe"
 
 
 def _gp(settings: Tune, seed: int) -> optuna.samplers.BaseSampler:
-    sampler = optuna.samplers.GPSampler(seed=seed, n_startup_trials=_STARTUP_TRIALS, warn_independent_sampling=False)
-    if len(settings.objectives) > 1:
-        return sampler
-    other = optuna.samplers.TPESampler(seed=seed, n_startup_trials=_STARTUP_TRIALS)
-    return curves.Promised(sampler, other, unconditional(settings.space))
+    tpe = _tpe(settings, seed)
+    process = optuna.samplers.GPSampler(
+        seed=seed, n_startup_trials=_STARTUP_TRIALS, independent_sampler=tpe, warn_independent_sampling=False
+    )
+    several = len(settings.objectives) > 1
+    return process if several else curves.AsEnded(process, tpe, unconditional(settings.space))
 
 
 def _tpe(settings: Tune, seed: int) -> optuna.samplers.BaseSampler:
-    if len(unconditional(settings.space)) == len(distributions(settings.space)):
+    if unconditional(settings.space) == distributions(settings.space):
         return optuna.samplers.TPESampler(seed=seed, n_startup_trials=_STARTUP_TRIALS)
     return experimental(  # in groups, or what is conditional would be proposed one by one
         lambda: optuna.samplers.TPESampler(seed=seed, n_startup_trials=_STARTUP_TRIALS, multivariate=True, group=True)
@@ -58,7 +77,9 @@ def pruner(settings: Tune) -> optuna.pruners.BasePruner:
     """The rule that stops hopeless trials."""
     match settings.pruner:
         case "asha":
-            return optuna.pruners.SuccessiveHalvingPruner(min_resource=1, reduction_factor=_REDUCTION_FACTOR)
+            return optuna.pruners.SuccessiveHalvingPruner(
+                min_resource=math.ceil(settings.epochs / _REDUCTION_FACTOR**_LOOKS), reduction_factor=_REDUCTION_FACTOR
+            )
         case "hyperband":
             return optuna.pruners.HyperbandPruner(
                 min_resource=1, max_resource=settings.epochs, reduction_factor=_REDUCTION_FACTOR

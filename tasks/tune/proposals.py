@@ -34,7 +34,10 @@ def distributions(space: Section) -> dict[str, BaseDistribution]:
 def unconditional(space: Section) -> dict[str, BaseDistribution]:
     """Those of them that are searched whatever else is chosen."""
     chosen = options(space)
-    return {name: found for name, found in distributions(space).items() if getattr(chosen[name], "when", None) is None}
+    conditional = {
+        name for name, option in chosen.items() if isinstance(option, Searchable) and option.when is not None
+    }
+    return {name: found for name, found in distributions(space).items() if name not in conditional}
 
 
 def _distribution(option: Any, is_whole: bool) -> BaseDistribution:

@@ -122,7 +122,7 @@ class _Conductor:
             known = self._study.get_trials(deepcopy=False)
             waiting = next((trial for trial in known if trial.state == TrialState.WAITING), None)
             number = len(known) if waiting is None else waiting.number
-            self._study.sampler = methods.sampler(self._settings, self._seed + number)
+            self._study.sampler = methods.sampler(self._settings, self._seed, number)
             if waiting is None and (point := self._plan(sum(map(counts, known)))) is not None:
                 self._study.enqueue_trial(point)
             trial = self._study.ask()

@@ -14,6 +14,7 @@ from tasks.core import files
 from tasks.core.log import log
 from tasks.core.settings import Tune
 from tasks.tune.choose import Candidate, front
+from tasks.tune.curves import as_ended
 
 #: Files of a search and their roles; ``importance.json`` is there only where it can be told.
 FILES = {"trials.csv": "trials", "curves.csv": "trials", "importance.json": "trials", "report.html": "report"}
@@ -96,13 +97,16 @@ def _value(trial: FrozenTrial, better: Any) -> float | None:
 def importance(study: optuna.Study, trials: Sequence[FrozenTrial]) -> dict[str, float]:
     """How much each parameter has to do with a trial's being among the best, by PED-ANOVA; they sum to 1.
 
-    Nothing where too few trials completed to tell, or all are as good.
+    With one objective a stopped trial counts with what its curve promised. Nothing where there are too few trials to
+    tell, or all are as good.
     """
-    scores = [trial.values[0] for trial in trials if trial.state == TrialState.COMPLETE]
+    several = len(study.directions) > 1
+    ended = study if several else as_ended(trials, study.direction)
+    scores = [trial.values[0] for trial in ended.trials if trial.state == TrialState.COMPLETE]
     if len(scores) < _LEAST_TRIALS or len(set(scores)) == 1 or not any(trial.params for trial in trials):
-        log.info("tune: %d completed trials are too few, or too alike, to tell which parameters matter", len(scores))
+        log.info("tune: %d trials are too few, or too alike, to tell which parameters matter", len(scores))
         return {}
-    weights = optuna.importance.get_param_importances(study)
+    weights = optuna.importance.get_param_importances(ended)
     return {name: round(weight, 6) for name, weight in weights.items()}
 
 
