@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import optuna
@@ -81,7 +81,7 @@ def as_ended(trials: Sequence[FrozenTrial], direction: StudyDirection) -> optuna
     return ended
 
 
-def promises(trials: Iterable[FrozenTrial], direction: StudyDirection) -> dict[int, float]:
+def promises(trials: Sequence[FrozenTrial], direction: StudyDirection) -> dict[int, float]:
     """What each trial that is over has reached, or would have, by its number.
 
     A stopped trial: what a line through the complete ones, from their scores after its last epoch to their values, says
@@ -89,18 +89,17 @@ def promises(trials: Iterable[FrozenTrial], direction: StudyDirection) -> dict[i
     behind has none.
     """
     sign = 1 if direction == StudyDirection.MAXIMIZE else -1
-    known = sorted(trials, key=lambda trial: trial.number)
-    complete = [trial for trial in known if trial.state == TrialState.COMPLETE]
+    complete = [trial for trial in trials if trial.state == TrialState.COMPLETE]
     found = {trial.number: sign * trial.values[0] for trial in complete}
     best = max(found.values(), default=math.inf)
-    for trial in known:
+    for trial in trials:
         if trial.state == TrialState.PRUNED and (epoch := trial.last_step) is not None:
-            curves = [(other.intermediate_values, other.values[0]) for other in complete]
+            curves = ((other.intermediate_values, other.values[0]) for other in complete)
             pairs = [(curve[epoch], value) for curve, value in curves if epoch in curve]
             found[trial.number] = min(sign * _on_the_line(trial.intermediate_values[epoch], pairs), best)
     if found:
         worst = min(found.values())
-        found |= {trial.number: worst for trial in known if trial.state == TrialState.FAIL and counts(trial)}
+        found |= {trial.number: worst for trial in trials if trial.state == TrialState.FAIL and counts(trial)}
         lowest = _lowest(list(found.values()))
         found = {number: sign * max(value, lowest) for number, value in found.items()}
     return found
