@@ -2,7 +2,8 @@
 
     python benchmarks/tuning/compare.py [--params FILE] [--space FILE] [--minutes 10] [--rows N] [--seeds 0 1 2]
 
-See README.md beside it. A seed's methods run one after the other, in another order for each seed.
+See README.md beside it. A seed's methods run one after the other, in another order for each seed. What the folder has
+of the same options is not measured again: seeds may run on several cores at a time, and one more call prints the table.
 """
 
 from __future__ import annotations
@@ -120,30 +121,44 @@ def at(history: History, target: float) -> float:
     return next((moment for moment, score in history if score >= target), math.inf)
 
 
+def kept(options: argparse.Namespace, name: str, seed: int) -> History:
+    """A method's history, measured now unless the folder has it of the same options."""
+    path = options.out / f"{name.replace(' ', '-')}-{seed}.json"
+    told = ("params", "space", "rows", "validation_rows", "minutes", "epochs", "batch_size")
+    about = {option: str(getattr(options, option)) for option in told}
+    if path.is_file() and (known := json.loads(path.read_text()))["about"] == about:
+        return [(moment, score) for moment, score in known["history"]]
+    history = measured(options, name, seed)
+    path.write_text(json.dumps({"about": about, "history": history}, indent=1))
+    return history
+
+
+def measured(options: argparse.Namespace, name: str, seed: int) -> History:
+    """A search by one method."""
+    root = options.out / f"{name.replace(' ', '-')}-{seed}"
+    changes = _METHODS.get(name, {}) | {"minutes": options.minutes, "trials": _MANY}
+    changes |= {option: value for option in ("epochs", "batch_size") if (value := getattr(options, option)) is not None}
+    if options.space is not None:
+        changes["space"] = YAML(typ="safe").load(options.space.read_text(encoding="utf-8"))
+    params = setting.world(options.params, root, **changes)
+    job = setting.job(params, root)
+    if options.rows is not None:
+        setting.thin(root, options.rows)
+    if options.validation_rows is not None:
+        setting.thin(root, options.validation_rows, "validation")
+    if name == "Ray Tune":
+        return by_ray_tune(params, job, options.minutes, _APART * seed)
+    objective = Objective.prepare(job)
+    assert objective.metric.higher_is_better, "choose an example whose metric grows"
+    return ours(params, objective, root / "study", _APART * seed)
+
+
 def one_seed(options: argparse.Namespace, seed: int) -> dict[str, History]:
     """Every method's history."""
     found: dict[str, History] = {}
     names = [name for name in _ALL if name == "random" or name in options.methods]
     for name in names[seed % len(names) :] + names[: seed % len(names)]:
-        root = options.out / f"{name.replace(' ', '-')}-{seed}"
-        changes = _METHODS.get(name, {}) | {"minutes": options.minutes, "trials": _MANY}
-        changes |= {name: value for name in ("epochs", "batch_size") if (value := getattr(options, name)) is not None}
-        if name == "Assay" and options.pruner is not None:
-            changes["pruner"] = options.pruner
-        if options.space is not None:
-            changes["space"] = YAML(typ="safe").load(options.space.read_text(encoding="utf-8"))
-        params = setting.world(options.params, root, **changes)
-        job = setting.job(params, root)
-        if options.rows is not None:
-            setting.thin(root, options.rows)
-        if options.validation_rows is not None:
-            setting.thin(root, options.validation_rows, "validation")
-        objective = Objective.prepare(job)
-        assert objective.metric.higher_is_better, "choose an example whose metric grows"
-        if name == "Ray Tune":
-            found[name] = by_ray_tune(params, job, options.minutes, _APART * seed)
-        else:
-            found[name] = ours(params, objective, root / "study", _APART * seed)
+        found[name] = kept(options, name, seed)
         print(f"seed {seed}: {name}: {found[name][-1] if found[name] else 'nothing complete'}", flush=True)
     return found
 
@@ -154,7 +169,6 @@ def main() -> None:
     parser.add_argument("--params", type=Path, default=Path("params.yaml"))
     parser.add_argument("--out", type=Path, default=Path("build/compare"))
     parser.add_argument("--space", type=Path, help="what is searched, instead of the params file's own `tune.space`")
-    parser.add_argument("--pruner", help="Assay's, instead of its default")
     parser.add_argument("--rows", type=int, help="train on so many rows, drawn at random, so that more trials fit")
     parser.add_argument("--validation-rows", type=int, help="choose by so many rows, drawn at random")
     parser.add_argument("--minutes", type=float, default=10.0)
@@ -167,7 +181,6 @@ def main() -> None:
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
     runs = [one_seed(options, seed) for seed in options.seeds]
-    (options.out / "histories.json").write_text(json.dumps(runs, indent=1))
     median: Callable[[list[float]], float] = statistics.median
     targets = [run["random"][-1][1] if run["random"] else -math.inf for run in runs]
     print(
