@@ -7,13 +7,16 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from tasks.core import devices
 from tasks.core.training import Loop, Progress, Recipe, Trained, _batches, _judged, epochs, train
+from tasks.core.workloads import losses
 from tasks.tune.checkpoints import Running
 
 PLAIN = Recipe(0.01, 0.01, 4, 32, None)
@@ -49,6 +52,13 @@ def network(dropout: float = 0.3) -> nn.Module:
     return nn.Sequential(nn.Linear(8, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Dropout(dropout), nn.Linear(16, 2))
 
 
+def images() -> nn.Module:
+    """Weights of convolutions do not lie in memory in the order of their axes."""
+    torch.manual_seed(3)
+    pixels = nn.Sequential(nn.Unflatten(1, (2, 2, 2)), nn.Conv2d(2, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU())
+    return nn.Sequential(pixels, nn.Flatten(), nn.Linear(32, 2)).to(memory_format=torch.channels_last)
+
+
 def loss(model: nn.Module, batch: tuple[Tensor, ...]) -> Tensor:
     return nn.functional.cross_entropy(model(batch[0]).float(), batch[1])
 
@@ -58,10 +68,15 @@ def evaluate(model: nn.Module) -> float:
         return -float(nn.functional.cross_entropy(model.eval()(ROWS), LABELS))
 
 
-def run(recipe: Recipe, keeper: Memory | Running | None = None, end: int | None = None) -> tuple[list[float], Trained]:
+def run(
+    recipe: Recipe,
+    keeper: Memory | Running | None = None,
+    end: int | None = None,
+    build: Callable[[], nn.Module] = network,
+) -> tuple[list[float], Trained]:
     """The scores and the end of a training, which dies after an epoch if ``end`` says so."""
     scores: list[float] = []
-    running = epochs(network(), recipe, (ROWS, LABELS), loss, evaluate, 7, keeper)
+    running = epochs(build(), recipe, (ROWS, LABELS), loss, evaluate, 7, keeper)
     while True:
         try:
             epoch, score = next(running)
@@ -74,14 +89,17 @@ def run(recipe: Recipe, keeper: Memory | Running | None = None, end: int | None 
 
 @pytest.mark.parametrize("recipe", RECIPES.values(), ids=RECIPES)
 @pytest.mark.parametrize("end", [1, 3])
-def test_a_killed_training_goes_on_as_if_it_had_never_stopped(recipe: Recipe, end: int) -> None:
-    scores, undisturbed = run(recipe)
+@pytest.mark.parametrize("build", [network, images])
+def test_a_killed_training_goes_on_as_if_it_had_never_stopped(
+    recipe: Recipe, end: int, build: Callable[[], nn.Module]
+) -> None:
+    scores, undisturbed = run(recipe, build=build)
     memory = Memory()
     with pytest.raises(Killed):
-        run(recipe, memory, end)
+        run(recipe, memory, end, build)
     assert memory.kept is not None
     assert len(memory.kept.scores) == end
-    again, resumed = run(recipe, memory)
+    again, resumed = run(recipe, memory, build=build)
     assert again == scores
     assert resumed.state.keys() == undisturbed.state.keys()
     assert all(torch.equal(resumed.state[name], undisturbed.state[name]) for name in resumed.state)
@@ -124,9 +142,10 @@ def test_progress_is_not_kept_more_often_than_it_is_worth(tmp_path: Path, monkey
     assert len(taken) > 2
 
 
-def test_a_step_in_parts_is_the_same_step() -> None:
+@pytest.mark.parametrize("weights_of_classes", [(), (0.4, 3.0)], ids=["alike", "weighted"])
+def test_a_step_in_parts_is_the_same_step(weights_of_classes: tuple[float, ...]) -> None:
     def plain(model: nn.Module, batch: tuple[Tensor, ...]) -> Tensor:
-        return nn.functional.cross_entropy(model(batch[0]), batch[1])
+        return losses.cross_entropy(model(batch[0]), batch[1], weights_of_classes, smoothing=0.1)
 
     def weights(parts: int) -> Tensor:
         torch.manual_seed(0)
@@ -135,6 +154,13 @@ def test_a_step_in_parts_is_the_same_step() -> None:
         return model.weight.detach()
 
     assert torch.allclose(weights(1), weights(5), atol=1e-5), "also where the parts are not equally long"
+
+
+def test_a_balanced_loss_is_as_large_as_a_plain_one() -> None:
+    logits = torch.zeros(len(LABELS), 2)
+    weights = losses.balanced_weights(LABELS.numpy(), 2)
+    assert weights[0] != weights[1]
+    assert float(losses.cross_entropy(logits, LABELS, weights)) == pytest.approx(math.log(2))
 
 
 def test_clipping_limits_the_norm_of_the_gradient() -> None:
@@ -163,7 +189,51 @@ def test_the_averaged_weights_follow_the_steps_faster_at_first() -> None:
         loop.step((ROWS[:32], LABELS[:32]))
         decay = 0.0 if step == 0 else min(0.99, (1 + step) / (10 + step))
         expected = decay * expected + (1 - decay) * model.weight.detach()
-    assert torch.allclose(loop.average.module.weight, expected, atol=1e-6)
+    assert torch.allclose(loop.average.weight, expected, atol=1e-6)
+
+
+def test_running_statistics_are_averaged_and_whole_numbers_are_not() -> None:
+    model = network()
+    model.register_buffer("codes", torch.arange(100))
+    loop = Loop(model, PLAIN, loss, 30)
+    expected = torch.zeros(16)
+    for step in range(30):
+        loop.step((ROWS[:32], LABELS[:32]))
+        decay = 0.0 if step == 0 else (1 + step) / (10 + step)
+        expected = decay * expected + (1 - decay) * model.state_dict()["1.running_mean"]
+    averages = loop.average.state_dict()
+    assert torch.allclose(averages["1.running_mean"], expected, atol=1e-6)
+    assert averages["codes"].equal(torch.arange(100))
+    assert int(averages["1.num_batches_tracked"]) == 30
+
+
+class Unread(TorchDispatchMode):
+    """Fails where a tensor's value is read, for which a GPU would have to be waited for."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        assert func is not torch.ops.aten._local_scalar_dense.default
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("recipe", RECIPES.values(), ids=RECIPES)
+def test_a_step_reads_nothing_from_the_device(recipe: Recipe) -> None:
+    loop = Loop(network(), recipe, loss, 10)
+    with Unread():
+        for _ in range(3):
+            loop.step((ROWS[:32], LABELS[:32]))
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_a_step_does_not_wait_for_the_gpu() -> None:
+    loop = Loop(network().cuda(), PLAIN, loss, 10)
+    rows = (ROWS[:32].cuda(), LABELS[:32].cuda())
+    loop.step(rows)  # the first one sets up
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        loop.step(rows)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
 
 
 @pytest.mark.parametrize(

@@ -354,7 +354,27 @@ def test_an_interrupted_room_goes_on_where_it_stopped(tiny: Path, root: Path, mo
     assert manifest.identity(root / "artifacts" / "tune") == manifest.identity(tiny / "artifacts" / "tune")
 
 
-def test_changed_settings_begin_another_study(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_another_budget_goes_on_with_the_trials_that_there_are(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    trained: list[int] = []
+    epochs = objective.epochs
+
+    def counted(*args: Any) -> Any:
+        trained.append(len(trained))
+        if len(trained) == 3:
+            raise KeyboardInterrupt
+        return (yield from epochs(*args))
+
+    monkeypatch.setattr(objective, "epochs", counted)
+    with pytest.raises(KeyboardInterrupt):
+        run(root)
+    run(root, {"tune": {"trials": 4, "minutes": 60, "top_k": 1, "limits": {"size_kib": 10_000}}})
+    assert len(trials_of(root)) == 4
+    assert len(trained) == 3 + 2, "the two that were finished are not trained again"
+
+
+def test_changed_settings_begin_another_study(
+    root: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     def interrupted(*_: Any) -> Any:
         raise KeyboardInterrupt
 
@@ -364,6 +384,7 @@ def test_changed_settings_begin_another_study(root: Path, monkeypatch: pytest.Mo
             run(root)
     run(root, {"tune": {"trials": 1, "epochs": 1}})
     assert len(trials_of(root)) == 1
+    assert "what an interrupted run of other settings, data or code has kept is removed" in caplog.text
 
 
 def test_an_absurd_learning_rate_is_a_failed_trial_and_no_crash(root: Path) -> None:

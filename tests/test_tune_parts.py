@@ -16,7 +16,7 @@ import worlds
 from tasks import tune
 from tasks.core import files, manifest
 from tasks.core.errors import MachineError
-from tasks.core.settings import Params, parse
+from tasks.core.settings import Costs, Params, parse
 from tasks.core.stage import StageSettings, run_stage
 from tasks.tune import objective, proposals, rows, workers
 from tasks.tune.choose import Candidate
@@ -122,6 +122,74 @@ def test_a_trial_that_was_interrupted_goes_on_after_its_last_epoch(
     assert scores(Objective.prepare(job).train(replace(task, number=1)), 2) == whole[:2]
     assert scores(Objective.prepare(job).train(replace(task, number=1)), 99) == whole
     assert len(steps) == all_steps / 3, "two epochs of three were not trained again"
+
+
+def told(training: Training) -> tuple[list[float], Outcome]:
+    """The scores of a training's epochs, and how it ended."""
+    scores: list[float] = []
+    event = next(training)
+    while True:
+        scores.append(event.score)
+        try:
+            event = training.send(False)
+        except StopIteration as ended:
+            return scores, ended.value
+
+
+def test_a_trial_that_ended_before_the_process_was_killed_is_not_trained_again(
+    job: Job, task: Task, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    limited = replace(job, tune=job.tune.model_copy(update={"limits": Costs(training_seconds=1000.0), "epochs": 2}))
+    prepared = Objective.prepare(limited)
+    expected = told(prepared.train(task))
+    steps: list[int] = []
+    learn = Objective.loss
+
+    def counted(self: Objective, network: Any, batch: Any) -> Any:
+        steps.append(len(batch[0]))
+        return learn(self, network, batch)
+
+    monkeypatch.setattr(Objective, "loss", counted)
+    assert told(prepared.train(task)) == expected, "with the time that the training took"
+    training = prepared.train(task)
+    next(training)
+    with pytest.raises(StopIteration) as ended:
+        training.send(True)
+    assert ended.value.value == Outcome("stopped")
+    assert not steps
+    sized = job.tune.model_copy(update={"limits": Costs(size_kib=1000.0), "epochs": 2})
+    others = [
+        (prepared, replace(task, seed=task.seed + 1)),
+        (prepared, replace(task, values={**task.values, "learning_rate": 2 * task.values["learning_rate"]})),
+        (replace(prepared, settings=sized), task),
+    ]
+    for objective_, other in others:
+        steps.clear()
+        told(objective_.train(other))
+        assert steps, "what was kept is of another training, or lacks a cost"
+
+
+def test_the_time_in_which_a_training_waits_for_the_study_is_not_its_own(
+    job: Job, task: Task, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = [0.0]
+
+    def evaluate(*_: Any) -> float:
+        clock[0] += 10
+        return 0.5
+
+    prepared = Objective.prepare(
+        replace(job, tune=job.tune.model_copy(update={"limits": Costs(training_seconds=1000.0)}))
+    )
+    monkeypatch.setattr(Objective, "evaluate", evaluate)
+    monkeypatch.setattr("tasks.tune.checkpoints.time.perf_counter", lambda: clock[0])
+    training = prepared.train(task)
+    next(training)
+    with pytest.raises(StopIteration) as ended:
+        while True:
+            clock[0] += 1000
+            training.send(False)
+    assert ended.value.value.costs == {"training_seconds": 10.0 * job.tune.epochs}
 
 
 def test_a_trial_ends_early_where_params_say_so(job: Job, task: Task, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import sqlite3
+import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from optuna.trial import FrozenTrial
 from tasks.core import chosen
 from tasks.core.errors import MachineError, NotProven, SettingsError, UsageError
 from tasks.core.settings import Tune, parse
-from tasks.tune import choose, database, proposals, study, tables
+from tasks.tune import choose, database, methods, proposals, study, tables
 from tasks.tune.choose import Candidate
 from tasks.tune.search import search
 from tasks.tune.trial import Local, Outcome, Report, Task, Training
@@ -162,6 +163,48 @@ def test_the_search_ends_with_its_time_and_stops_what_is_running(
 
     with pytest.raises(NotProven, match=r"tune\.minutes \(0\.5\) was over"):
         run(tune(trials=50, minutes=0.5, pruner="none"), tmp_path / "short", slow)
+
+
+def test_a_search_without_time_for_one_trial_says_so(tmp_path: Path) -> None:
+    with pytest.raises(NotProven, match="was over before the first began") as caught:
+        run(tune(minutes=1e-9), tmp_path)
+    assert caught.value.way_out == "raise tune.minutes"
+
+
+def test_time_or_patience_without_a_number_of_trials_is_the_budget(
+    tmp_path: Path, slow: Callable[[Task], Training]
+) -> None:
+    assert tune(trials=None).most_trials == 10
+    trials = run(tune(trials=None, minutes=15, sampler="random", pruner="none"), tmp_path / "time", slow)
+    assert len(trials) == 15, "of a minute each"
+    trials = run(tune(trials=None, patience=12, sampler="random", pruner="none"), tmp_path / "patience")
+    best = max(trials, key=lambda trial: trial.values[0])
+    assert len(trials) == best.number + 1 + 12
+
+
+def test_while_one_runner_waits_for_a_proposal_the_epochs_of_another_are_heard(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    proposing, heard, in_time = threading.Event(), threading.Event(), list[bool]()
+
+    class Slow(optuna.samplers.RandomSampler):
+        def sample_relative(self, study: optuna.Study, trial: FrozenTrial, search_space: Any) -> dict[str, Any]:
+            if trial.number == 2:
+                proposing.set()
+                in_time.append(heard.wait(10))
+            return super().sample_relative(study, trial, search_space)
+
+    def train(task: Task) -> Training:
+        if task.number == 0:
+            assert proposing.wait(10)
+            yield Report(1, 0.5)
+            heard.set()
+        return Outcome("complete", 0.5 + task.number / 100)
+
+    monkeypatch.setattr(methods, "sampler", lambda _settings, seed, number: Slow(seed=seed + number))
+    settings = tune(trials=3, pruner="none")
+    search(study.open_study(settings, tmp_path), settings, 11, [Local(train), Local(train)])
+    assert in_time == [True]
 
 
 def test_a_metric_that_tells_nothing_apart_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -312,7 +355,17 @@ def test_the_best_of_an_earlier_search_are_the_first_trials(tmp_path: Path, samp
     assert less_is_better[0] == {"learning_rate": 0.01, "hidden": 16, "dropout": 0.1}
 
 
-def test_an_interrupted_search_keeps_to_the_configurations_that_it_began_with(tmp_path: Path) -> None:
+def test_the_best_of_an_earlier_search_are_so_by_the_metric_that_it_had(tmp_path: Path) -> None:
+    """Its column of the best so far tells whether more was better: of a loss it was not."""
+    table(tmp_path / "trials.csv", [row | {"best": 0.7} for row in EARLIER])
+    assert proposals.earlier(tune(warm_start="trials.csv"), tmp_path, True)[0]["learning_rate"] == 0.01
+    table(tmp_path / "trials.csv", [row | {"best": 0.9 if row["trial"] == 2 else 0.7} for row in EARLIER])
+    assert proposals.earlier(tune(warm_start="trials.csv"), tmp_path, False)[0]["learning_rate"] == 0.03
+
+
+def test_an_interrupted_search_keeps_to_the_configurations_that_it_began_with(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     settings = tune(pruner="none")
     first = [{"learning_rate": 0.03}, {"learning_rate": 0.04}]
 
@@ -324,6 +377,7 @@ def test_an_interrupted_search_keeps_to_the_configurations_that_it_began_with(tm
         run(settings, tmp_path, killed, first=first)
     trials = run(settings, tmp_path, first=[{"learning_rate": 0.09}])
     assert [trial.params["learning_rate"] for trial in trials[:2]] == [0.03, 0.04]
+    assert "goes on without what tune.warm_start has now" in caplog.text
 
 
 def test_an_earlier_search_that_is_none_is_refused(tmp_path: Path) -> None:
@@ -336,6 +390,44 @@ def test_an_earlier_search_that_is_none_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"study\.db is no table"):
         proposals.earlier(tune(warm_start="study.db"), tmp_path, True)
     assert "copy the earlier trials.csv" in " ".join(mistakes(warm_start="artifacts/tune/trials.csv").values())
+
+
+# Interruptions.
+
+
+def test_a_trial_with_which_the_process_dies_again_and_again_has_failed(tmp_path: Path) -> None:
+    settings = tune(pruner="none")
+
+    def deadly(task: Task) -> Training:
+        if task.number != 1:
+            return (yield from learn(task))
+        yield Report(1, 0.5)
+        raise Killed
+
+    for _ in range(3):
+        with pytest.raises(Killed):
+            run(settings, tmp_path, deadly)
+    trials = run(settings, tmp_path, deadly)
+    assert [trial.state.name for trial in trials].count("COMPLETE") == 7
+    assert trials[1].state.name == "FAIL"
+    assert "the process died 3 times in this epoch" in trials[1].user_attrs["error"]
+
+
+def test_a_trial_that_comes_further_each_time_is_run_to_its_end(tmp_path: Path) -> None:
+    settings, begun = tune(pruner="none"), list[int]()
+
+    def slow(task: Task) -> Training:
+        begun.append(task.number)
+        for epoch in range(1, EPOCHS + 1):
+            if task.number == 0 and epoch == len(begun):
+                raise Killed
+            yield Report(epoch, 0.5)
+        return Outcome("complete", 0.5)
+
+    for _ in range(EPOCHS):
+        with pytest.raises(Killed):
+            run(settings, tmp_path, slow)
+    assert [trial.state.name for trial in run(settings, tmp_path, slow)] == ["COMPLETE"] * 8
 
 
 # Trade-offs.
@@ -390,6 +482,14 @@ def test_a_trial_that_was_stopped_is_told_by_its_best_epoch(tmp_path: Path) -> N
     trials = run(tune(pruner="asha"), tmp_path, learn_and_forget)  # which looks after one epoch, and after three
     rows = tables.table(trials, max, tune(), set())
     assert [(row["state"], row["value"], row["epochs"]) for row in rows[4:]] == [("pruned", 1.0, 3)] * 4
+
+
+def test_what_matters_as_much_stands_in_one_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = study.open_study(tune(), tmp_path)
+    trials = search(found, tune(), 11, [Local(learn)])
+    as_it_comes = {"hidden": 0.0, "dropout": 0.0, "learning_rate": 1.0}
+    monkeypatch.setattr(optuna.importance, "get_param_importances", lambda _: as_it_comes)
+    assert list(tables.importance(found, trials)) == ["learning_rate", "dropout", "hidden"]
 
 
 def test_what_is_limited_is_no_parameter_of_the_page(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@
 
 See README.md beside it. A seed's methods run one after the other, in another order for each seed. What the folder has
 of the same options is not measured again: seeds may run on several cores at a time, and one more call prints the table.
+Remove the folder when the code has changed.
 """
 
 from __future__ import annotations
@@ -124,8 +125,9 @@ def at(history: History, target: float) -> float:
 def kept(options: argparse.Namespace, name: str, seed: int) -> History:
     """A method's history, measured now unless the folder has it of the same options."""
     path = options.out / f"{name.replace(' ', '-')}-{seed}.json"
-    told = ("params", "space", "rows", "validation_rows", "minutes", "epochs", "batch_size")
-    about = {option: str(getattr(options, option)) for option in told}
+    told = ("rows", "validation_rows", "minutes", "epochs", "batch_size")
+    about = {option: getattr(options, option) for option in told}
+    about |= {"params": options.params.read_text(), "space": options.space and options.space.read_text()}
     if path.is_file() and (known := json.loads(path.read_text()))["about"] == about:
         return [(moment, score) for moment, score in known["history"]]
     history = measured(options, name, seed)

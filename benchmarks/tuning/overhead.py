@@ -75,6 +75,7 @@ def main() -> None:
         for name, runner in (("here", here), ("worker", there)):
             folder = options.out / f"{name}-{number}"
             shutil.rmtree(folder, ignore_errors=True)
+            setting.forget(job)
             began = time.perf_counter()
             search(study.open_study(params.tune, folder), params.tune, params.base.seed, [runner])
             seconds[name].append(time.perf_counter() - began)

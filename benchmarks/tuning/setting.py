@@ -46,6 +46,12 @@ def thin(root: Path, count: int, split: str = "train") -> None:
     pq.write_table(rows.take(taken), path)
 
 
+def forget(job: Job) -> None:
+    """Remove what trials have left: a search of the same seed would find them trained already."""
+    for left in job.folder.glob("trial-*"):
+        left.unlink()
+
+
 def job(params: Params, root: Path) -> Job:
     """The job of the stage `tune` in such a folder."""
     settings = StageSettings(params.base, params.tune, root)

@@ -52,6 +52,7 @@ def warm(runner: Worker, params: Params) -> None:
 def once(params: Params, root: Path, count: int, number: int) -> tuple[float, float, float]:
     """Seconds of a search with so many workers, and the most MiB that these held: all, and of the rows."""
     job = setting.job(params, root)
+    setting.forget(job)
     workers.share(job, Objective.prepare(job))
     runners = [Worker(job) for _ in range(count)]
     found, over = [(0.0, 0.0)], threading.Event()

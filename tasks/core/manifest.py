@@ -7,7 +7,7 @@ record (:mod:`tasks.core.record`).
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -155,7 +155,8 @@ def _rebuild(stage: str) -> str:
     return f"run `dvc repro --force {stage}` to build it anew"
 
 
-def settings_hash(*sections: Any) -> str:
-    """SHA-256 of the canonical JSON of settings sections (pydantic models), but for where folders lie."""
-    values = [section.model_dump(mode="json", exclude={"artifacts_dir", "dist_dir"}) for section in sections]
+def settings_hash(*sections: Any, apart: Iterable[str] = ()) -> str:
+    """SHA-256 of the canonical JSON of settings sections (pydantic models), but for where folders lie and ``apart``."""
+    left_out = {"artifacts_dir", "dist_dir", *apart}
+    values = [section.model_dump(mode="json", exclude=left_out) for section in sections]
     return hashlib.sha256(files.canonical_json(values).encode()).hexdigest()

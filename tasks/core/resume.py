@@ -7,14 +7,21 @@ import inspect
 import json
 import shutil
 import sys
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path
 
 from tasks.core import manifest, record
+from tasks.core.log import log
 from tasks.core.stage import StageSettings
 
 
-def folder(settings: StageSettings, stage: str, upstream: Path, plugins: Iterable[object] = ()) -> Path:
+def folder(
+    settings: StageSettings,
+    stage: str,
+    upstream: Path,
+    plugins: Iterable[object] = (),
+    free: Collection[str] = (),
+) -> Path:
     """The stage's scratch folder for exactly these settings, data, code and libraries; others of the stage are removed.
 
     Args:
@@ -22,12 +29,15 @@ def folder(settings: StageSettings, stage: str, upstream: Path, plugins: Iterabl
         stage: its name.
         upstream: folder of the stage whose output the work is about.
         plugins: objects whose source decides the result, besides the core's, the server's and the stage's own.
+        free: the stage's settings that may change in between: they say how long or where to work, not what comes of it.
     """
-    name = f"{settings.hash[:16]}-{manifest.identity(upstream)[:16]}-{_code(stage, plugins)[:16]}"
+    fixed = manifest.settings_hash(settings.base, settings.own, apart=free)
+    name = f"{fixed[:16]}-{manifest.identity(upstream)[:16]}-{_code(stage, plugins)[:16]}"
     found = settings.scratch / stage / name
     if found.parent.is_dir():
         for other in found.parent.iterdir():
             if other != found:
+                log.warning("%s: what an interrupted run of other settings, data or code has kept is removed", stage)
                 shutil.rmtree(other)
     found.mkdir(parents=True, exist_ok=True)
     return found

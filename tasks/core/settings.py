@@ -10,6 +10,7 @@ import contextlib
 import functools
 import json
 import operator
+import sys
 from datetime import date, datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
@@ -164,8 +165,9 @@ class Tune(Section):
     by densities of good and bad ones; by a Gaussian process of what trials have reached, or promised when they were
     stopped (`tpe` takes over after 200); by evolution of a normal distribution (numbers only, needs the extra
     `cmaes`), or of a population. `auto` takes `gp` for the metric alone, and `tpe` for trade-offs."""
-    trials: Positive = 10
-    """Finished trials (pruned ones included) that the study holds at the end, unless it ends earlier."""
+    trials: Positive | None = None
+    """Finished trials (pruned ones included) that the study holds at the end, unless it ends earlier. Null means 10,
+    or, with `minutes` or `patience`, no limit."""
     minutes: Above0 | None = None
     """The search ends after this time; what is then running is stopped. Null means no limit."""
     patience: Positive | None = None
@@ -175,9 +177,9 @@ class Tune(Section):
     batch_size: Positive = 1024
     """Rows of one step."""
     pruner: Literal["asha", "hyperband", "median", "wilcoxon", "none"] = "asha"
-    """How hopeless trials are stopped early: outside the best third after a ninth and a third of the epochs; the same
-    after 1, 3, 9, ... epochs, but some are left alone for longer; below the median of the others' epochs; or
-    significantly below the best one's epochs."""
+    """How hopeless trials are stopped early: outside the best third after a ninth of the epochs (rounded up) and after
+    three times as many; the same after 1, 3, 9, ... epochs, but some are left alone for longer; below the median of the
+    others' epochs; or significantly below the best one's epochs."""
     objectives: Annotated[
         tuple[Literal["metric", "training_seconds", "latency_ms", "size_kib"], ...], Field(min_length=1)
     ] = ("metric",)
@@ -204,7 +206,7 @@ class Tune(Section):
     (local only)."""
     processes: Positive = 1
     """Processes that train one network together, each on its share of every step's rows: one for each GPU, or each
-    with a share of the cores (local only). Batch norm sees its own process's rows."""
+    with a share of the cores (local only). Each process's rows are what one of `parts` is."""
     top_k: Positive = 3
     """Checkpoints kept."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
@@ -215,7 +217,9 @@ class Tune(Section):
     clip: Above0 | None = None
     """Largest norm of a step's gradient. Null leaves it as it is."""
     parts: Positive = 1
-    """A step's rows are computed in so many parts, one after the other: less memory, the same step."""
+    """A step's rows are computed in so many parts, one after the other: less memory, and the same step but for what
+    sees a part's rows alone (batch norm), is drawn at random, or has more items to tell in one part than in another
+    (recommender)."""
     early_stopping: Positive | None = None
     """A training ends after so many epochs without a better score. Null means never."""
     class_weights: Literal["none", "balanced"] = "none"
@@ -246,6 +250,13 @@ class Tune(Section):
         if problems := spaces.impossible(space):
             raise ValueError("; ".join(problems))
         return space
+
+    @property
+    def most_trials(self) -> int:
+        """:attr:`trials`, or what null means."""
+        if self.trials is not None:
+            return self.trials
+        return 10 if self.minutes is None and self.patience is None else sys.maxsize
 
     @model_validator(mode="after")
     def _search_that_can_be(self) -> Tune:

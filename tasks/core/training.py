@@ -5,6 +5,8 @@ A training can be kept after any epoch, and goes on from there as if it had neve
 
 from __future__ import annotations
 
+import copy
+import itertools
 import math
 from collections.abc import Callable, Generator, Iterator, Mapping
 from dataclasses import dataclass
@@ -24,7 +26,6 @@ _EMA_DECAY = 0.99
 _GATHERED_BYTES = 16 << 20
 
 Batch = tuple[Tensor, ...]
-Tensors = tuple[Tensor, ...] | list[Tensor]
 
 
 @dataclass(frozen=True)
@@ -38,9 +39,12 @@ class Recipe:
         batch_size: examples of a step; the last, smaller batch of an epoch is left out.
         dtype: dtype of matrix products, None for float32. With float16 the loss is scaled, as its gradients are small.
         clip: largest norm of a step's gradient; None leaves it as it is.
-        parts: a step's rows are computed in so many parts, one after the other, which takes less memory.
+        parts: a step's rows are computed in so many parts, one after the other, which takes less memory. It is the same
+            step where the loss is a mean over rows. Batch norm sees one part's rows, dropout draws for each part, and
+            the recommender's loss is a mean over items to be told, of which one part may have more than another.
         together: processes of torch's default group that train this network together. Each runs the same training with
-            the same seed, and computes its share of every step's rows; the gradients are averaged.
+            the same seed, and computes its share of every step's rows; the gradients are averaged. It is the same step
+            as far as it is with parts.
         compiled: whether torch.compile makes the network's code for training, where it can.
     """
 
@@ -143,7 +147,7 @@ def epochs(
         network.train()
         for part in _batches(examples, batch, loop.device):
             loop.step(part)
-        score = _judged(evaluate, loop.average.module, recipe.together)
+        score = _judged(evaluate, loop.average, recipe.together)
         if not math.isfinite(score):
             raise FloatingPointError(f"the metric on validation is {score} after epoch {len(scores) + 1}")
         scores.append(score)
@@ -152,7 +156,7 @@ def epochs(
         randomness = loop.randomness()
         enough = yield len(scores), score
         loop.set_randomness(randomness)  # others may train in this process meanwhile
-    averaged = loop.average.module.state_dict().items()
+    averaged = loop.average.state_dict().items()
     state = {name: value.detach().cpu().contiguous().clone() for name, value in averaged}
     return Trained(state, scores[-1])
 
@@ -190,11 +194,10 @@ class Loop:
             network.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay, fused=True
         )
         self._scaler = torch.amp.GradScaler(self.device.type, enabled=recipe.dtype == torch.float16)
-        self.average = torch.optim.swa_utils.AveragedModel(
-            network,
-            multi_avg_fn=self._exponential_average,
-            use_buffers=True,  # batch norm's running statistics belong to the averaged weights
-        )
+        self.average = copy.deepcopy(network)
+        pairs = list(zip(_values(self.average), _values(network), strict=True))
+        self._averaged = [pair for pair in pairs if pair[0].is_floating_point()]
+        self._copied = [pair for pair in pairs if not pair[0].is_floating_point()]  # a count or a code has no average
 
     def step(self, rows: Batch) -> None:
         """Take one step; nothing waits for the device."""
@@ -217,17 +220,19 @@ class Loop:
         self._scaler.step(self._optimizer)
         self._scaler.update()
         self._steps += 1
-        self.average.update_parameters(self._network)
+        self._move_average()
 
     @torch.no_grad()
-    def _exponential_average(self, averages: Tensors, values: Tensors, _count: Tensor | int) -> None:
+    def _move_average(self) -> None:
         """Move the averages towards the values; faster at first, so that a short training forgets where it began.
 
-        The count of averaged steps is this loop's own: torch's lies on the device, and reading it waits for that.
+        Not torch's AveragedModel: its count of steps is a tensor, and reading it in every step waits for the device.
         """
-        count = self._steps - 1  # the first step was copied
-        decay = min(_EMA_DECAY, (1 + count) / (10 + count))
-        torch.optim.swa_utils.get_ema_multi_avg_fn(decay)(averages, values, count)  # type: ignore[no-untyped-call]
+        decay = min(_EMA_DECAY, self._steps / (9 + self._steps)) if self._steps > 1 else 0.0  # the first is copied
+        averages, values = zip(*self._averaged, strict=True)
+        torch._foreach_lerp_(averages, values, 1 - decay)
+        for average, value in self._copied:
+            average.copy_(value)
 
     def _average_gradients(self) -> None:
         """Let all processes step along the mean of their gradients, which travel as one tensor.
@@ -262,10 +267,11 @@ class Loop:
         self._steps = steps
         self._network.load_state_dict(_under("network.", tensors))
         self.average.load_state_dict(_under("average.", tensors))
+        parameters = list(self._network.parameters())
         state: dict[int, dict[str, Tensor]] = {}
         for name, value in _under("optimizer.", tensors).items():
             index, _, key = name.partition(".")
-            state.setdefault(int(index), {})[key] = value
+            state.setdefault(int(index), {})[key] = value if key == "step" else _as(value, parameters[int(index)])
         self._optimizer.load_state_dict(self._optimizer.state_dict() | {"state": state})
         if scaled := {name: value.item() for name, value in _under("scaler.", tensors).items()}:
             self._scaler.load_state_dict(scaled)
@@ -291,6 +297,16 @@ def _compile(network: nn.Module, device: torch.device) -> None:
         network.compile(dynamic=False)
     else:
         log.warning("training without torch.compile, which cannot be used here: %s", reason)
+
+
+def _as(values: Tensor, weight: Tensor) -> Tensor:
+    """Values in the order in memory that a weight has: the fused optimizer walks through both as they lie there."""
+    return torch.empty_like(weight).copy_(values)
+
+
+def _values(network: nn.Module) -> Iterator[Tensor]:
+    """Parameters and buffers: batch norm's running statistics belong to the averaged weights."""
+    return itertools.chain(network.parameters(), network.buffers())
 
 
 def _under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

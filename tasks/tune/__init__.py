@@ -33,8 +33,8 @@ def run(settings: StageSettings, inputs: Mapping[str, Path], out: Path) -> Manif
     ``tune.start_from`` takes the place of the search (:mod:`tasks.tune.brought`).
 
     The first entry of ``models.json`` is the original model. The study itself is scratch, kept under
-    ``<artifacts>/scratch/tune`` until the stage is complete, so that a killed search goes on where it stopped. A study
-    of other data, settings, code or libraries is never resumed.
+    ``<artifacts>/scratch/tune`` until the stage is complete, so that a killed search goes on where it stopped, be it
+    with another budget or in another place. A study of other data, settings, code or libraries is never resumed.
 
     Raises:
         DataRejected: if the target holds a value that no class is.
@@ -59,7 +59,7 @@ def _search(settings: StageSettings, inputs: Mapping[str, Path], out: Path) -> M
     own: Tune = settings.own
     workload = workloads.find(settings.base.workload)
     plugins = (workload, workloads.model(workload, own.model))
-    scratch = resume.folder(settings, "tune", inputs["validate"], plugins)
+    scratch = resume.folder(settings, "tune", inputs["validate"], plugins, studies.FREE)
     started = time.perf_counter()
     job = Job.of(settings, data.facts, inputs["validate"], scratch)
     objective = Objective.prepare(job)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from tasks.core.training import Progress
+    from tasks.tune.trial import Task
 
 #: Keeping the progress of a training may take this share of its time.
 _SHARE_OF_TIME = 0.01
@@ -26,17 +28,24 @@ class Checkpoint:
 
     Attributes:
         trial: number of the trial that trained it.
-        score: its metric on validation.
+        seed: of its training.
+        scores: its metric on validation after every epoch.
         values: hyperparameters, which with the encoder rebuild the network.
         seconds: training time; not for hashed outputs.
         costs: what else was measured of the model, by name.
     """
 
     trial: int
-    score: float
+    seed: int
+    scores: list[float]
     values: dict[str, Any]
     seconds: float
     costs: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def score(self) -> float:
+        """Its metric on validation."""
+        return self.scores[-1]
 
 
 def save(folder: Path, checkpoint: Checkpoint, state: dict[str, Any]) -> None:
@@ -52,6 +61,18 @@ def load(folder: Path, trials: list[int]) -> list[Checkpoint]:
     return [Checkpoint(**files.read_json(folder / f"trial-{number}.json")) for number in trials]
 
 
+def finished(folder: Path, task: Task, costs: Collection[str]) -> Checkpoint | None:
+    """The checkpoint that this very training has left at its end, if it has these costs.
+
+    It is there where the process was killed before the study knew of the end.
+    """
+    if not (folder / f"trial-{task.number}.json").is_file():
+        return None
+    (found,) = load(folder, [task.number])
+    same = found.seed == task.seed and _spelt(found.values) == _spelt(task.values)
+    return found if same and found.costs.keys() >= set(costs) else None
+
+
 class Running:
     """The progress of a trial's training (:class:`~tasks.core.training.Keeper`), in a file that a kill leaves whole.
 
@@ -61,7 +82,7 @@ class Running:
     def __init__(self, folder: Path, trial: int, values: Mapping[str, Any], is_read_only: bool = False) -> None:
         self.is_read_only = is_read_only
         self._path = folder / f"running-{trial}.safetensors"
-        self._values = json.dumps(dict(values), sort_keys=True)
+        self._values = _spelt(values)
         self._started = self._kept = time.perf_counter()
         self._before = self._cost = 0.0
 
@@ -69,6 +90,13 @@ class Running:
     def seconds(self) -> float:
         """Time that the training has taken, also before it was interrupted."""
         return self._before + time.perf_counter() - self._started
+
+    @contextmanager
+    def waiting(self) -> Iterator[None]:
+        """Time that passes in the block is not the training's."""
+        began = time.perf_counter()
+        yield
+        self._started += time.perf_counter() - began
 
     def load(self) -> Progress | None:
         """What was kept last of this training, if anything."""
@@ -103,3 +131,8 @@ class Running:
         """The training is over."""
         if not self.is_read_only:
             self._path.unlink(missing_ok=True)
+
+
+def _spelt(values: Mapping[str, Any]) -> str:
+    """Hyperparameters as one text."""
+    return json.dumps(dict(values), sort_keys=True)

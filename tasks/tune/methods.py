@@ -42,7 +42,7 @@ def sampler(settings: Tune, seed: int, number: int) -> optuna.samplers.BaseSampl
         case "cmaes":
             return optuna.samplers.CmaEsSampler(seed=own, warn_independent_sampling=False)
         case "nsga2" | "nsga3" as name:
-            population = min(50, max(_LEAST_POPULATION, round(settings.trials * _GENERATION)))
+            population = min(50, max(_LEAST_POPULATION, round(settings.most_trials * _GENERATION)))
             kind = optuna.samplers.NSGAIISampler if name == "nsga2" else optuna.samplers.NSGAIIISampler
             return kind(seed=own, population_size=population)
         case _:
@@ -66,10 +66,10 @@ def _gp(settings: Tune, seed: int) -> optuna.samplers.BaseSampler:
 
 
 def _tpe(settings: Tune, seed: int) -> optuna.samplers.BaseSampler:
-    if unconditional(settings.space) == distributions(settings.space):
-        return optuna.samplers.TPESampler(seed=seed, n_startup_trials=_STARTUP_TRIALS)
-    return experimental(  # in groups, or what is conditional would be proposed one by one
-        lambda: optuna.samplers.TPESampler(seed=seed, n_startup_trials=_STARTUP_TRIALS, multivariate=True, group=True)
+    # In groups, or what is conditional would be proposed one by one.
+    group = unconditional(settings.space) != distributions(settings.space)
+    return experimental(
+        lambda: optuna.samplers.TPESampler(seed=seed, n_startup_trials=_STARTUP_TRIALS, multivariate=True, group=group)
     )
 
 

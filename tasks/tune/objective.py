@@ -100,6 +100,10 @@ class Objective:
         Raises:
             FloatingPointError: if training diverges.
         """
+        kept = checkpoints.finished(self.folder, task, self._wanted())
+        return (yield from self._anew(task) if kept is None else _again(kept))
+
+    def _anew(self, task: Task) -> Training:
         torch.manual_seed(task.seed)
         network = self.model.build(self.encoder, task.values).to(self.device)
         self.evaluate(network, 2)  # a metric that does not fit the answers is told before the training, not after it
@@ -117,13 +121,15 @@ class Objective:
                 trained = ended.value
                 break
             scores.append(score)
-            if (yield Report(epoch, score)):
+            with running.waiting():  # for the study, which may be busy with other trials
+                stop = yield Report(epoch, score)
+            if stop:
                 running.forget()
                 return Outcome("stopped")
             enough = has_stalled(scores, self.settings.early_stopping, self.metric.higher_is_better)
         seconds = running.seconds
         costs = self._costs(network, trained.state, seconds)
-        kept = checkpoints.Checkpoint(task.number, trained.score, dict(task.values), round(seconds, 2), costs)
+        kept = checkpoints.Checkpoint(task.number, task.seed, scores, dict(task.values), round(seconds, 2), costs)
         if not running.is_read_only:
             checkpoints.save(self.folder, kept, trained.state)
         running.forget()
@@ -156,11 +162,14 @@ class Objective:
 
     def _costs(self, network: nn.Module, state: Mapping[str, Tensor], seconds: float) -> dict[str, float]:
         """The costs that are searched or limited; the others are not measured."""
-        wanted = {*self.settings.objectives[1:], *self.settings.limits.model_dump(exclude_none=True)}
+        wanted = self._wanted()
         costs = {"training_seconds": seconds, "size_kib": sum(value.nbytes for value in state.values()) / 1024}
         if "latency_ms" in wanted:
             costs["latency_ms"] = self._latency(network)
         return {name: value for name, value in costs.items() if name in wanted}
+
+    def _wanted(self) -> set[str]:
+        return {*self.settings.objectives[1:], *self.settings.limits.model_dump(exclude_none=True)}
 
     def _latency(self, network: nn.Module) -> float:
         """Milliseconds in which the network answers one row: the median of several runs."""
@@ -193,6 +202,14 @@ class Objective:
     def parameters(self, values: Mapping[str, Any]) -> int:
         """Number of trainable values of a network of this shape."""
         return sum(value.numel() for value in self.model.build(self.encoder, values).parameters())
+
+
+def _again(kept: checkpoints.Checkpoint) -> Training:
+    """Tell what a training told that has ended already."""
+    for epoch, score in enumerate(kept.scores, 1):
+        if (yield Report(epoch, score)):
+            return Outcome("stopped")
+    return Outcome("complete", kept.score, kept.costs)
 
 
 def has_stalled(scores: Sequence[float], patience: int | None, higher_is_better: bool) -> bool:

@@ -87,9 +87,9 @@ def plan(settings: Tune, seed: int, first: list[Point]) -> tuple[Plan, int]:
     if settings.sampler == "grid":
         points = grid(settings.space, seed)
         ahead = [*first, *(point for point in points if point not in first)]
-        return lambda number: ahead[number], min(settings.trials, len(ahead))
+        return lambda number: ahead[number], min(settings.most_trials, len(ahead))
     rest = _sobol(settings.space, seed) if settings.sampler == "qmc" else lambda _: None
-    return lambda number: first[number] if number < len(first) else rest(number - len(first)), settings.trials
+    return lambda number: first[number] if number < len(first) else rest(number - len(first)), settings.most_trials
 
 
 def grid(space: Section, seed: int) -> list[Point]:
@@ -153,13 +153,13 @@ def _sobol(space: Section, seed: int) -> Plan:
             return {}
         sequence = qmc.Sobol(len(known), scramble=True, seed=seed)
         row = (sequence.fast_forward(number) if number else sequence).random(1)[0]
-        values = {name: _quantile(known[name], float(share)) for name, share in zip(known, row, strict=True)}
+        values = {name: quantile(known[name], float(share)) for name, share in zip(known, row, strict=True)}
         return _of_conditions(space, values)
 
     return point
 
 
-def _quantile(distribution: Any, share: float) -> Any:
+def quantile(distribution: Any, share: float) -> Any:
     """The value of a distribution below which lies a share, in [0, 1), of it."""
     if isinstance(distribution, CategoricalDistribution):
         return distribution.choices[int(share * len(distribution.choices))]
@@ -175,6 +175,8 @@ def _quantile(distribution: Any, share: float) -> Any:
 
 def earlier(settings: Tune, root: Path, higher_is_better: bool) -> list[Point]:
     """The best configurations of the search under ``tune.warm_start``, best first, as far as they fit this space.
+
+    Best by the metric that it had.
 
     A value that this space does not have is left to the sampler.
 
@@ -192,14 +194,23 @@ def earlier(settings: Tune, root: Path, higher_is_better: bool) -> list[Point]:
             rows = [row for row in csv.DictReader(file) if row.get("state") == "complete" and _number(row.get("value"))]
     except (UnicodeDecodeError, csv.Error) as error:
         raise UsageError(rule, f"{path} is no table: {error}", "correct the path") from error
-    rows.sort(key=lambda row: float(row["value"]), reverse=higher_is_better)
+    rows.sort(key=lambda row: float(row["value"]), reverse=_more_was_better(rows, higher_is_better))
     known = distributions(settings.space)
     fitting = [point for row in rows if (point := _fitting(row, known))]
     points = list({tuple(point.items()): point for point in fitting}.values())[: settings.warm_start_trials]
     if not points:
         found = f"{path} has {len(rows)} completed trials, none with a value of {', '.join(known) or 'no search'}"
         raise UsageError(rule, found, "leave tune.warm_start out, or take the search of a model of this kind")
-    return points[: settings.trials]
+    return points[: settings.most_trials]
+
+
+def _more_was_better(rows: list[dict[str, str]], now: bool) -> bool:
+    """Whether an earlier search wanted its values high, by its column of the best so far: its metric may be another."""
+    values = [float(row["value"]) for row in rows]
+    best = {float(row["best"]) for row in rows if _number(row.get("best"))}
+    if not best or min(values) == max(values):
+        return now
+    return max(values) in best
 
 
 def trials_table(path: Path) -> Path | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 import threading
 import time
 from collections.abc import Sequence
@@ -77,7 +78,10 @@ def _nothing(trials: list[FrozenTrial], settings: Tune) -> NotProven:
     if any(trial.user_attrs.get("stopped") == "time" for trial in trials):
         found = f"tune.minutes ({settings.minutes:g}) was over before a trial had trained its {settings.epochs} epochs"
         return NotProven(rule, found, "raise tune.minutes, or lower tune.epochs")
-    first = trials[0].user_attrs.get("error", trials[0].state.name) if trials else "there was time for none"
+    if not trials:
+        found = f"tune.minutes ({settings.minutes:g}) was over before the first began"
+        return NotProven(rule, found, "raise tune.minutes")
+    first = trials[0].user_attrs.get("error", trials[0].state.name)
     return NotProven(
         rule,
         f"all {len(trials)} failed or were pruned; the first: {first}",
@@ -86,13 +90,14 @@ def _nothing(trials: list[FrozenTrial], settings: Tune) -> NotProven:
 
 
 class _Conductor:
-    """Hands out trials and judges their epochs; one thread at a time may touch the study."""
+    """Hands out trials and judges their epochs; one thread at a time proposes, and one at a time notes and judges."""
 
     def __init__(self, study: optuna.Study, settings: Tune, seed: int, first: list[Point]) -> None:
         self._study, self._settings, self._seed = study, settings, seed
         self._plan: Plan
         self._plan, self._wanted = plan(settings, seed, _first(study, first))
-        self._lock = threading.Lock()
+        self._of = f" of {self._wanted}" if self._wanted < sys.maxsize else ""
+        self._proposing, self._lock = threading.Lock(), threading.Lock()
         self._running = 0
         self._abandoned = False
         self._began, self._done = time.monotonic(), 0
@@ -114,11 +119,12 @@ class _Conductor:
 
     def _next(self) -> tuple[optuna.trial.Trial, dict[str, Value]] | None:
         """The next trial and its configuration, while there is budget."""
-        with self._lock:
-            trials = finished(self._study)
-            if self._abandoned or len(trials) + self._running >= self._wanted or self._is_over(trials):
-                return None
-            self._running += 1
+        with self._proposing:  # which may take a while, and the others' epochs go on meanwhile
+            with self._lock:
+                trials = finished(self._study)
+                if self._abandoned or len(trials) + self._running >= self._wanted or self._is_over(trials):
+                    return None
+                self._running += 1
             known = self._study.get_trials(deepcopy=False)
             waiting = next((trial for trial in known if trial.state == TrialState.WAITING), None)
             number = len(known) if waiting is None else waiting.number
@@ -155,8 +161,8 @@ class _Conductor:
             if self._abandoned:
                 return True
             log.info(
-                "tune: trial %d of %d, epoch %d of %d: validation %.4f",
-                trial.number + 1, self._wanted, report.epoch, epochs, report.score,
+                "tune: trial %d%s, epoch %d of %d: validation %.4f",
+                trial.number + 1, self._of, report.epoch, epochs, report.score,
             )  # fmt: skip
             if len(self._study.directions) > 1:  # Trial.report is for one objective; a score after each epoch is plain
                 trial.storage.set_trial_intermediate_value(trial._trial_id, report.epoch, report.score)
@@ -198,15 +204,21 @@ class _Conductor:
         scores = {found.number: found.values[0] for found in trials if found.state == TrialState.COMPLETE}
         better = max if self._study.directions[0].name == "MAXIMIZE" else min
         best = f"best {better(scores.values()):.4f}" if scores else "none complete yet"
-        left = (time.monotonic() - self._began) / self._done * (self._wanted - len(trials))
-        if self._settings.minutes is not None:
-            left = min(left, 60 * self._settings.minutes - self._seconds())
         said = f"{outcome.state} {outcome.score:.4f}" if outcome.score is not None else outcome.state
         log.info(
-            "tune: trial %d %s%s; %d of %d done, %s; about %s left",
-            trial.number + 1, said, f": {outcome.error}" if outcome.error else "", len(trials), self._wanted, best,
-            _spelt(max(0.0, left)),
+            "tune: trial %d %s%s; %d%s done, %s%s",
+            trial.number + 1, said, f": {outcome.error}" if outcome.error else "", len(trials), self._of, best,
+            self._left(len(trials)),
         )  # fmt: skip
+
+    def _left(self, done: int) -> str:
+        """How long the search will still take, as far as that can be told."""
+        left = math.inf
+        if self._of:
+            left = (time.monotonic() - self._began) / self._done * (self._wanted - done)
+        if self._settings.minutes is not None:
+            left = min(left, 60 * self._settings.minutes - self._seconds())
+        return f"; about {_spelt(max(0.0, left))} left" if left < math.inf else ""
 
 
 def _first(study: optuna.Study, first: list[Point]) -> list[Point]:
@@ -214,6 +226,8 @@ def _first(study: optuna.Study, first: list[Point]) -> list[Point]:
     if not study.get_trials(deepcopy=False) and first:
         study.set_user_attr("first", first)
     kept: list[Point] = study.user_attrs.get("first", [])
+    if first not in ([], kept):
+        log.warning("tune: the search has begun already, and goes on without what tune.warm_start has now")
     return kept
 
 

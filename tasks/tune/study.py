@@ -26,11 +26,16 @@ from tasks.tune.trial import INTERRUPTED, counts
 
 _FILES = {"journal": "study.log", "sqlite": "study.db"}
 _NAME = "tune"
-#: Settings that say how, how long and where to search, and nothing of what a trial's result means.
+#: The attribute of a trial that was interrupted which says how often, and after how many epochs.
+_DEATHS = "deaths"
+#: Settings that say how long and where to search, and which of the trials to take: a search goes on if they change.
+FREE = {"trials", "minutes", "patience", "limits", "pick", "executor", "workers", "top_k"}
+#: With them: settings that say how to search, and nothing of what a trial's result means.
 _OF_THE_SEARCH = {
-    "sampler", "trials", "minutes", "patience", "pruner", "limits", "pick", "warm_start", "warm_start_trials",
-    "storage", "study", "executor", "workers", "top_k", "start_from", "output", "space",
+    *FREE, "sampler", "pruner", "warm_start", "warm_start_trials", "storage", "study", "start_from", "output", "space",
 }  # fmt: skip
+#: A trial in whose same epoch the process died so often is not run again.
+_MOST_DEATHS = 3
 
 
 def open_study(
@@ -87,16 +92,36 @@ def finished(study: optuna.Study) -> list[FrozenTrial]:
 def _in_its_place(trial: FrozenTrial, space: Section) -> FrozenTrial:
     """A finished trial as it is; another one as it was when it was asked for, to be run again under its number.
 
-    The configuration is kept if it was complete: a sampler that is asked for half of it would draw other values. What
-    the sampler noted is kept with it; the pruner's marks and the epochs' scores would change the trial's own course.
+    It has failed where the process died in the same epoch each time: a trial that takes the whole machine's memory
+    would end the search for ever. The configuration is kept if it was complete: a sampler that is asked for half of it
+    would draw other values. What the sampler noted is kept with it; the pruner's marks and the epochs' scores would
+    change the trial's own course.
     """
     if trial.state.is_finished():
         return trial
+    deaths = _deaths(trial)
+    if deaths["count"] >= _MOST_DEATHS:
+        return optuna.trial.create_trial(
+            state=TrialState.FAIL,
+            params=trial.params,
+            distributions=trial.distributions,
+            user_attrs={"error": f"the process died {_MOST_DEATHS} times in this epoch: did memory run out?"},
+            intermediate_values=trial.intermediate_values,
+        )
     attributes = {"fixed_params": trial.system_attrs.get("fixed_params", {})}
     if _is_complete(trial.params, space):
         noted = {key: value for key, value in trial.system_attrs.items() if not key.startswith("completed_rung")}
         attributes = noted | {"fixed_params": trial.params}
-    return optuna.trial.create_trial(state=TrialState.WAITING, system_attrs=attributes)
+    return optuna.trial.create_trial(state=TrialState.WAITING, system_attrs=attributes | {_DEATHS: deaths})
+
+
+def _deaths(trial: FrozenTrial) -> dict[str, int]:
+    """After how many epochs of the trial the process has died, and how often there; one that waits has not died."""
+    before = trial.system_attrs.get(_DEATHS, {"epochs": 0, "count": 0})
+    if trial.state == TrialState.WAITING:
+        return before
+    epochs = len(trial.intermediate_values)
+    return {"epochs": epochs, "count": before["count"] + 1 if before["epochs"] == epochs else 1}
 
 
 def _is_complete(params: Mapping[str, Any], space: Section) -> bool:
@@ -163,8 +188,9 @@ def _open_shared(settings: Tune, folder: Path, higher_is_better: bool, about: Ma
         study.set_user_attr("space", _spelt(settings.space))
         study.set_user_attr("about", _about(settings, about))
     for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-        if not database.replaced(storage, trial, _in_its_place(trial, settings.space)):
-            storage.set_trial_user_attr(trial._trial_id, "error", INTERRUPTED)
+        fresh = _in_its_place(trial, settings.space)
+        if fresh.state == TrialState.FAIL or not database.replaced(storage, trial, fresh):
+            storage.set_trial_user_attr(trial._trial_id, "error", fresh.user_attrs.get("error", INTERRUPTED))
             study.tell(trial.number, state=TrialState.FAIL)
     return _load(settings, storage, name, higher_is_better)
 

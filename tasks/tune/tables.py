@@ -107,7 +107,8 @@ def importance(study: optuna.Study, trials: Sequence[FrozenTrial]) -> dict[str, 
         log.info("tune: %d trials are too few, or too alike, to tell which parameters matter", len(scores))
         return {}
     weights = optuna.importance.get_param_importances(ended)
-    return {name: round(weight, 6) for name, weight in weights.items()}
+    rounded = {name: round(weight, 6) for name, weight in weights.items()}
+    return dict(sorted(rounded.items(), key=lambda item: (-item[1], item[0])))  # Optuna leaves equal ones in any order
 
 
 def _write_csv(path: Path, rows: Sequence[dict[str, Any]]) -> None:

@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING
 
 from tasks.core import devices
 from tasks.core.log import log
-from tasks.core.space import Choice, FloatRange, Searchable, options, whole
-from tasks.tune import rows
+from tasks.tune import proposals, rows
 from tasks.tune.objective import Objective
 from tasks.tune.processes import Worker, on_its_gpu
 from tasks.tune.together import Together
@@ -39,7 +38,7 @@ def share(job: Job, objective: Objective) -> Objective:
     if not rows.are_in(folder):  # else an interrupted search has left them, and the objective has them from there
         rows.write(folder, objective.examples, objective.inputs, objective.labels)
     examples, inputs, labels = rows.read(folder)
-    return replace(objective, examples=devices.placed(examples, objective.device), inputs=inputs, labels=labels)
+    return replace(objective, examples=examples, inputs=inputs, labels=labels)  # on a GPU, only workers need them
 
 
 @contextmanager
@@ -95,8 +94,8 @@ def share_of_cores(job: Job, count: int) -> Job:
 
 def _count(settings: Tune, job: Job) -> int:
     if settings.workers != "auto":
-        return min(settings.workers, settings.trials)
-    return measured(job, middle(settings.space), min(devices.cores(), settings.trials))
+        return min(settings.workers, settings.most_trials)
+    return measured(job, middle(settings.space), min(devices.cores(), settings.most_trials))
 
 
 def measured(job: Job, task: Task, most: int) -> int:
@@ -151,14 +150,5 @@ def _pacer(job: Job) -> Runner:
 
 def middle(space: Section) -> Task:
     """A configuration in the middle of a space, to measure with."""
-    values = {}
-    for name, option in options(space).items():
-        if isinstance(option, FloatRange):
-            value = (option.low * option.high) ** 0.5 if option.log else (option.low + option.high) / 2
-            values[name] = round(value) if name in whole(type(space)) else value
-        elif isinstance(option, Choice):
-            values[name] = option.choices[len(option.choices) // 2]
-        else:
-            assert not isinstance(option, Searchable)  # noqa: S101 - there are these two
-            values[name] = option
-    return Task(0, 0, values)
+    known = proposals.distributions(space)
+    return Task(0, 0, proposals.resolve(space, lambda name: proposals.quantile(known[name], 0.5)))

@@ -22,7 +22,9 @@ def balanced_weights(labels: np.ndarray, classes: int) -> tuple[float, ...]:
 
 
 def cross_entropy(logits: Tensor, labels: Tensor, weights: Sequence[float] = (), smoothing: float = 0.0) -> Tensor:
-    """Mean cross-entropy.
+    """Mean cross-entropy: the rows' sum, each by the weight of its class, divided by their number.
+
+    So the parts of a step's rows make up the step, whatever classes each of them holds.
 
     Args:
         logits: float32 [rows, classes], or [rows, 1] of the second of two classes.
@@ -32,7 +34,10 @@ def cross_entropy(logits: Tensor, labels: Tensor, weights: Sequence[float] = (),
     """
     weight = torch.tensor(weights, dtype=logits.dtype).to(logits.device, non_blocking=True) if weights else None
     if logits.shape[1] > 1:
-        return nn.functional.cross_entropy(logits, labels, weight, label_smoothing=smoothing)
+        if weight is None:
+            return nn.functional.cross_entropy(logits, labels, label_smoothing=smoothing)
+        total = nn.functional.cross_entropy(logits, labels, weight, reduction="sum", label_smoothing=smoothing)
+        return total / len(labels)  # torch's own mean divides by the sum of their weights
     target = labels.float() * (1 - smoothing) + smoothing / 2
     of_row = weight[labels] if weight is not None else None
     return nn.functional.binary_cross_entropy_with_logits(logits[:, 0], target, of_row)
