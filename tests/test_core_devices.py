@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 
 import pytest
@@ -50,6 +51,28 @@ def test_apples_gpu_is_taken_only_where_it_is_asked_for(monkeypatch: pytest.Monk
     assert devices.prepare(base(device="mps", threads=1)).type == "mps"
     assert devices.prepare(base(threads=1)).type == "cpu"
     assert devices.autocast_dtype("auto", torch.device("mps")) is None
+
+
+@pytest.mark.parametrize(
+    ("device", "gpus", "processes", "found"),
+    [
+        ("cuda", 2, 3, "CUDA devices: 2"),
+        ("auto", 1, 2, "CUDA devices: 1"),
+        ("mps", 0, 2, "on mps"),
+        ("cuda", 2, 2, None),
+        ("auto", 0, 2, None),
+        ("cpu", 1, 2, None),
+        ("mps", 0, 1, None),
+    ],
+)
+def test_processes_that_train_together_have_a_gpu_each_or_the_processor(
+    monkeypatch: pytest.MonkeyPatch, device: str, gpus: int, processes: int, found: str | None
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpus > 0)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
+    refused = pytest.raises(MachineError, match=found) if found else contextlib.nullcontext()
+    with refused:
+        devices.check_enough(base(device=device), processes)
 
 
 def test_rows_that_would_take_the_gpus_memory_stay_with_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -430,6 +430,27 @@ def test_a_trial_that_comes_further_each_time_is_run_to_its_end(tmp_path: Path) 
     assert [trial.state.name for trial in run(settings, tmp_path, slow)] == ["COMPLETE"] * 8
 
 
+@pytest.mark.parametrize("sampler", ["grid", "random"])
+def test_what_ran_on_a_machine_that_was_lost_is_tried_again_and_not_for_ever(tmp_path: Path, sampler: str) -> None:
+    """The third configuration is lost once, the fifth every time."""
+    settings, begun = tune(sampler=sampler, pruner="none"), list[Mapping[str, Any]]()
+
+    def train(task: Task) -> Training:
+        is_new = task.values not in begun
+        if is_new:
+            begun.append(task.values)
+        place = begun.index(task.values)
+        if place == 4 or (place == 2 and is_new):
+            return Outcome("failed", error="its node has died", lost=True)
+        yield Report(1, 0.5)
+        return Outcome("complete", 0.5 - task.number / 100)
+
+    trials = run(settings, tmp_path, train)
+    assert len(begun) == 8, "each is another one"
+    assert [trial.state.name for trial in trials] == ["COMPLETE"] * 4 + ["FAIL"] + ["COMPLETE"] * 3
+    assert trials[4].user_attrs["error"] == "its node has died"
+
+
 # Trade-offs.
 
 FIVE = [Candidate(0, 0.90, {"size_kib": 100}), Candidate(1, 0.89, {"size_kib": 40}),
@@ -550,6 +571,35 @@ def test_a_database_in_which_nothing_may_be_made_is_the_machines_fault(monkeypat
         raise refused
 
 
+def test_a_database_that_says_nothing_is_told_by_the_kind_of_its_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(database.ADDRESS, "postgresql://u:secret@127.0.0.1/x")
+    with pytest.raises(MachineError, match="StorageInternalError"), database.errors():
+        raise optuna.exceptions.StorageInternalError("")
+
+
+@pytest.mark.parametrize("whole", [False, True])
+def test_a_file_that_is_no_whole_database_is_told(tmp_path: Path, whole: bool) -> None:
+    settings = tune(storage="sqlite", pruner="none")
+    path = tmp_path / "study.db"
+    if whole:  # but for two pages of it
+        run(settings, tmp_path)
+        there = path.read_bytes()
+        path.write_bytes(there[:4096] + b"\xff" * 8192 + there[12288:])
+    else:
+        path.write_text("no database")
+    with pytest.raises(MachineError, match="SQLite file must be whole") as caught:
+        run(settings, tmp_path)
+    assert "study.db" in caught.value.way_out
+
+
+def test_a_study_that_nothing_locks_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv(database.ADDRESS, f"sqlite:///{tmp_path / 'some.db'}")
+    study.open_study(tune(storage="shared"), tmp_path / "mine")
+    assert "nothing keeps another search from study mine" in caplog.text
+
+
 def test_a_locked_database_is_the_machines_fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     connect = sqlite3.connect
     monkeypatch.setattr(sqlite3.dbapi2, "connect", lambda *args, **more: connect(*args, **more | {"timeout": 0.1}))
@@ -570,6 +620,8 @@ def test_a_locked_database_is_the_machines_fault(tmp_path: Path, monkeypatch: py
         (None, UsageError, "it is not set"),
         ("somewhere", UsageError, "what is there is none"),
         ("oracel://u:secret@127.0.0.1/x", UsageError, "what is there is none"),
+        ("mysql://u:secret@127.0.0.1/x", UsageError, "mysql, where nothing keeps two searches from one study"),
+        ("mssql+pyodbc://u:secret@127.0.0.1/x", UsageError, "mssql, where nothing keeps"),
         ("postgresql://u:secret@127.0.0.1:port/x", UsageError, "what is there is none"),
         ("postgresql://u:secret@127.0.0.1:1/x", MachineError, "refused"),
         ("grpc://127.0.0.1", UsageError, "without host or port"),

@@ -41,6 +41,25 @@ def _absent(name: str, what: str, found: str) -> MachineError:
     return MachineError(f"base.device: {name} needs {what}", found, way_out)
 
 
+def check_enough(base: Base, processes: int) -> None:
+    """Check that so many processes can train one network together on the device that ``base`` asks for.
+
+    Raises:
+        MachineError: if there is no GPU for each, or they cannot speak to one another from there.
+    """
+    if processes == 1 or base.device == "cpu":
+        return
+    rule = "processes that train together need a CUDA device each, or the CPU"
+    if base.device == "mps":  # no library sums gradients of several processes there
+        raise MachineError(rule, f"tune.processes: {processes} on mps", "set tune.processes: 1, or base.device: cpu")
+    import torch
+
+    count = torch.cuda.device_count() if torch.cuda.is_available() else processes
+    if count < processes:
+        found = f"tune.processes: {processes}, and CUDA devices: {count}"
+        raise MachineError(rule, found, f"set tune.processes: {count}, or base.device: cpu")
+
+
 def placed(tensors: Sequence[torch.Tensor], device: torch.device) -> tuple[torch.Tensor, ...]:
     """Rows on the device; on the CPU where they would take half of a CUDA device's free memory from the training.
 

@@ -15,6 +15,7 @@ from optuna.storages import BaseStorage, RDBStorage
 from optuna.trial import FrozenTrial
 
 from tasks.core.errors import MachineError, UsageError
+from tasks.core.log import log
 from tasks.tune.methods import experimental
 
 if TYPE_CHECKING:
@@ -25,6 +26,8 @@ ADDRESS = "ASSAY_TUNE_STORAGE"
 _CONNECT_SECONDS = 10
 #: The connections that keep studies for this process, by database and study: PostgreSQL lets go when it ends.
 _kept: dict[tuple[str, str], Connection] = {}
+#: In the first, a study is kept from other searches (:func:`keep`); in the second it is told that it is not.
+_DIALECTS = ("postgresql", "sqlite")
 _RULE = f"tune.storage: shared needs the address of a database in {ADDRESS}"
 _WAY_OUT = f"export {ADDRESS}=postgresql://user:password@host/database, or grpc://host:port of a proxy"
 
@@ -46,6 +49,9 @@ def _database(address: str) -> BaseStorage:
 
     try:
         url = make_url(address)
+        if url.get_dialect().name not in _DIALECTS:
+            found = f"{url.get_backend_name()}, where nothing keeps two searches from one study"
+            raise UsageError(_RULE, found, _WAY_OUT)
         if url.drivername == "postgresql":
             url = url.set(drivername="postgresql+psycopg")
         waits = {"connect_timeout": _CONNECT_SECONDS} if url.get_backend_name() == "postgresql" else {}
@@ -85,11 +91,10 @@ def keep(storage: BaseStorage, name: str) -> None:
     Raises:
         MachineError: if another process has it.
     """
-    if (
-        not isinstance(storage, RDBStorage)
-        or storage.engine.dialect.name != "postgresql"
-        or (storage.url, name) in _kept
-    ):
+    if not isinstance(storage, RDBStorage) or (storage.url, name) in _kept:
+        return
+    if storage.engine.dialect.name != "postgresql":
+        log.warning("tune: nothing keeps another search from study %s: only PostgreSQL does; see to it", name)
         return
     from sqlalchemy import text
 
@@ -131,7 +136,7 @@ def replaced(storage: BaseStorage, trial: FrozenTrial, fresh: FrozenTrial) -> bo
 
 @contextmanager
 def errors() -> Iterator[None]:
-    """Turn "no answer" and "locked" of a study's database into a :class:`MachineError`, without its address.
+    """Turn "no answer", "locked" and "broken" of a study's database into a :class:`MachineError`, without its address.
 
     A journal or SQLite file on a full or read-only disk is told by the stage, as for any other file.
     """
@@ -145,15 +150,36 @@ def errors() -> Iterator[None]:
     try:
         yield
     except Exception as error:
+        if (broken := _broken(error)) is not None:
+            raise _no_whole_file(str(broken)) from error
         if "grpc" in sys.modules:
             no_answer.append(sys.modules["grpc"].RpcError)
         if not isinstance(error, tuple(no_answer)):
             raise
-        details = getattr(error, "details", None)  # of a proxy
-        said = str(details() if details else error.__cause__ or error).strip().splitlines()[0]
+        said = _first_line(error)
         if "locked" not in said and ADDRESS not in os.environ:
             raise
         raise _no_answer(_without_address(said)) from error
+
+
+def _first_line(error: Exception) -> str:
+    details = getattr(error, "details", None)  # of a proxy
+    said = str((details() if details else None) or error.__cause__ or error).strip()
+    return said.splitlines()[0] if said else type(error).__name__
+
+
+def _broken(error: BaseException | None) -> BaseException | None:
+    """What SQLite says of a file that is no database, or no whole one: an error of this very kind."""
+    import sqlite3
+
+    while error is not None and type(error) is not sqlite3.DatabaseError:
+        error = error.__cause__
+    return error
+
+
+def _no_whole_file(said: str) -> MachineError:
+    where = f"the file that {ADDRESS} names" if ADDRESS in os.environ else "study.db in the artifacts' scratch/tune"
+    return MachineError("the study's SQLite file must be whole", said, f"remove {where}: the search begins anew")
 
 
 def _no_answer(said: str) -> MachineError:

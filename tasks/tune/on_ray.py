@@ -12,9 +12,11 @@ from typing import Any
 
 from tasks.core.errors import MachineError
 from tasks.tune.elsewhere import Answer, Died, Elsewhere, Make, There, local
-from tasks.tune.trial import Job, Runner
+from tasks.tune.trial import Job, Outcome, Runner
 
 _SECONDS = 10
+#: Ray hears of a machine that is gone when it has missed its looks at it, which takes half a minute.
+_GONE_SECONDS = 60
 
 
 @contextmanager
@@ -110,8 +112,70 @@ class OnRay(Elsewhere):
         except ray.exceptions.RayTaskError:  # raised there, by what is no trial's fault
             raise
         except ray.exceptions.RayError as error:  # it died, memory ran out, or nobody hears of it any more
+            cause = self._cause(error)
+            _check_made(cause)
             self.close()
             _check_room(ray.nodes(), self._count, self._threads)  # type: ignore[no-untyped-call]
             self._actor = self._actors.remote(self._job, self._make)
-            raise Died("its Ray worker died: most often because memory ran out") from error
+            said = f"its Ray worker died: {_told(cause)}"
+            if _is_lost(cause):
+                return "event", Outcome("failed", error=said, lost=True)
+            raise Died(said) from error
         return kind, found
+
+    def _cause(self, error: Exception) -> Exception:
+        """Why the actor does not answer: while Ray has not heard of its end yet, it is but unavailable."""
+        import ray
+
+        if not isinstance(error, ray.exceptions.ActorUnavailableError):
+            return error
+        try:
+            ray.get(self._actor.__ray_ready__.remote(), timeout=_GONE_SECONDS)
+        except ray.exceptions.RayActorError as known:
+            return known
+        except ray.exceptions.RayError:
+            return error
+        return error
+
+
+def _check_made(error: Exception) -> None:
+    """An actor that could not be made will not be there for the next trial either.
+
+    Raises:
+        MachineError: if it could not be.
+    """
+    from ray import exceptions
+
+    never = (exceptions.RuntimeEnvSetupError, exceptions.ActorUnschedulableError)
+    if not (isinstance(error, never) or _failed_to_begin(error)):
+        return
+    raise MachineError(
+        "every machine of the Ray cluster must be able to make a worker",
+        _told(error),
+        "give the cluster's machines Assay's code and the same packages as this one, or unset RAY_ADDRESS",
+    ) from error
+
+
+def _is_lost(error: Exception) -> bool:
+    """Whether the machine is gone, or cannot be reached; a process that died there may have asked for too much."""
+    from ray import exceptions
+
+    if isinstance(error, (exceptions.NodeDiedError, exceptions.ActorUnavailableError)):
+        return True
+    return isinstance(error, exceptions.ActorDiedError) and (error.preempted or "its node has died" in str(error))
+
+
+def _failed_to_begin(error: Exception) -> bool:
+    from ray import exceptions
+
+    return isinstance(error, exceptions.RayActorError) and error.actor_init_failed
+
+
+def _told(error: Exception) -> str:
+    """The line of Ray's many that says why: the last one of a traceback, else the first after the actor's numbers."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip() and not line.startswith("\t")]
+    if _failed_to_begin(error):
+        lines = lines[-1:]
+    elif len(lines) > 1 and lines[0] == getattr(error, "BASE_ERROR_MSG", None):
+        lines = lines[1:]
+    return lines[0][:300] if lines else type(error).__name__

@@ -19,10 +19,12 @@ from tasks.core.space import Value
 from tasks.tune import database, methods
 from tasks.tune.proposals import Plan, Point, plan, suggest
 from tasks.tune.study import finished
-from tasks.tune.trial import Outcome, Report, Runner, Task, counts
+from tasks.tune.trial import INTERRUPTED, Outcome, Report, Runner, Task, counts
 
 #: The study's attribute with the seconds that the search has taken so far.
 _SECONDS = "seconds"
+#: A trial's attribute: on how many machines that were lost its configuration has been tried before; and the most.
+_LOSSES, _MOST_LOSSES = "losses", 3
 
 
 def search(
@@ -181,7 +183,8 @@ class _Conductor:
                 return
             self._running -= 1
             if outcome.state == "failed":
-                trial.set_user_attr("error", outcome.error)
+                again = outcome.lost and self._enqueue_again(trial)
+                trial.set_user_attr("error", INTERRUPTED if again else outcome.error)
                 self._study.tell(trial, state=TrialState.FAIL)
             elif outcome.state == "stopped" and len(self._study.directions) > 1:
                 trial.set_user_attr("error", "tune.minutes was over")  # a pruned one means a single objective to Optuna
@@ -198,6 +201,13 @@ class _Conductor:
                 self._study.set_user_attr(_SECONDS, self._seconds())
             self._done += 1
             self._say(trial, outcome)
+
+    def _enqueue_again(self, trial: optuna.trial.Trial) -> bool:
+        """Let a configuration whose machine was lost be tried once more; not for ever, as it may be why it was."""
+        losses = trial.user_attrs.get(_LOSSES, 0) + 1
+        if losses < _MOST_LOSSES:
+            self._study.enqueue_trial(trial.params, user_attrs={_LOSSES: losses})
+        return losses < _MOST_LOSSES
 
     def _say(self, trial: optuna.trial.Trial, outcome: Outcome) -> None:
         trials = finished(self._study)

@@ -84,12 +84,14 @@ class Outcome:
         score: metric on validation after the last epoch, of a complete trial.
         costs: what a complete trial's model costs: ``training_seconds``, ``latency_ms``, ``size_kib``.
         error: why it failed.
+        lost: whether it failed with a machine that is known to be gone, which says nothing of its configuration.
     """
 
     state: Literal["complete", "stopped", "failed"]
     score: float | None = None
     costs: Mapping[str, float] = field(default_factory=dict)
     error: str = ""
+    lost: bool = False
 
 
 #: What is heard of a running trial.
@@ -148,6 +150,10 @@ class Local:
 
 
 def _is_out_of_memory(error: Exception) -> bool:
-    """Whether memory ran out; torch says so by a RuntimeError on the CPU, and by a kind of it on a GPU."""
+    """Whether memory ran out; torch says so by a RuntimeError on the CPU, and by a kind of it on a GPU.
+
+    CUDA's libraries, which find none for their workspaces, and C++ have words of their own.
+    """
     said = str(error)
-    return isinstance(error, MemoryError) or "out of memory" in said or "can't allocate memory" in said
+    words = ("out of memory", "can't allocate memory", "STATUS_ALLOC_FAILED", "std::bad_alloc")
+    return isinstance(error, MemoryError) or any(word in said for word in words)
