@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import itertools
 import math
+import multiprocessing
+import os
 from collections.abc import Callable, Mapping
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,6 +15,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch import distributed as dist
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from tasks.core import devices
@@ -292,6 +296,31 @@ def test_what_is_compiled_is_the_training_network_alone(monkeypatch: pytest.Monk
     assert calls
     assert compiled[0] == plain[0]
     assert compiled[1].state.keys() == plain[1].state.keys()
+
+
+def smooth() -> nn.Module:
+    """Neither batch norm, which sees a process's own rows, nor dropout, which each draws for these."""
+    torch.manual_seed(3)
+    return nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 2))
+
+
+def one_of_two(rank: int, meeting: Path) -> tuple[list[float], dict[str, list[Any]]]:
+    os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{meeting}", rank=rank, world_size=2)
+    scores, trained = run(replace(PLAIN, together=2, clip=0.5), build=smooth)
+    dist.destroy_process_group()
+    return scores, {name: value.tolist() for name, value in trained.state.items()}
+
+
+def test_two_processes_have_the_curve_and_the_weights_of_one(tmp_path: Path) -> None:
+    scores, trained = run(replace(PLAIN, clip=0.5), build=smooth)
+    with ProcessPoolExecutor(2, multiprocessing.get_context("spawn")) as pool:
+        both = [pool.submit(one_of_two, rank, tmp_path / "meeting") for rank in range(2)]
+        (curve, state), other = (member.result(timeout=100) for member in both)
+    assert other == (curve, state)
+    assert curve == pytest.approx(scores, abs=1e-5)
+    assert all(torch.allclose(torch.tensor(state[name]), value, atol=1e-5) for name, value in trained.state.items())
 
 
 @pytest.mark.gpu

@@ -156,6 +156,11 @@ class _Conductor:
     def _seconds(self) -> float:
         return self._before + time.monotonic() - self._began
 
+    def _keep_time(self) -> None:
+        """Note how long the search has taken, for a search that goes on after a kill."""
+        if self._settings.minutes is not None:
+            self._study.set_user_attr(_SECONDS, self._seconds())
+
     def _hear(self, trial: optuna.trial.Trial, report: Report) -> bool:
         """Note an epoch's score; return whether the trial is to stop."""
         epochs = self._settings.epochs
@@ -172,6 +177,7 @@ class _Conductor:
             else:
                 trial.report(report.score, report.epoch)
                 hopeless = report.epoch < epochs and trial.should_prune()
+            self._keep_time()
             if report.epoch < epochs and self._time_is_over():
                 trial.set_user_attr("stopped", "time")
                 return True
@@ -197,8 +203,7 @@ class _Conductor:
                     trial.set_user_attr("costs", dict(outcome.costs))
                 costs = [outcome.costs[name] for name in self._settings.objectives[1:]]
                 self._study.tell(trial, [outcome.score, *costs])
-            if self._settings.minutes is not None:
-                self._study.set_user_attr(_SECONDS, self._seconds())
+            self._keep_time()
             self._done += 1
             self._say(trial, outcome)
 
