@@ -9,6 +9,7 @@ import os
 from collections.abc import Callable, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -196,6 +197,23 @@ def test_the_averaged_weights_follow_the_steps_faster_at_first() -> None:
     assert torch.allclose(loop.average.weight, expected, atol=1e-6)
 
 
+def test_a_buffer_that_a_network_makes_anew_is_averaged() -> None:
+    class Counting(nn.Module):
+        seen: Tensor
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.layers = smooth()
+            self.register_buffer("seen", torch.zeros(1))
+
+        def forward(self, rows: Tensor) -> Tensor:
+            self.seen = self.seen + 1
+            answers: Tensor = self.layers(rows)
+            return answers
+
+    assert run(PLAIN, build=Counting)[1].state["seen"] > 1
+
+
 def test_running_statistics_are_averaged_and_whole_numbers_are_not() -> None:
     model = network()
     model.register_buffer("codes", torch.arange(100))
@@ -304,10 +322,13 @@ def smooth() -> nn.Module:
     return nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 2))
 
 
+_A_MINUTE = timedelta(minutes=1)
+
+
 def one_of_two(rank: int, meeting: Path) -> tuple[list[float], dict[str, list[Any]]]:
     os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
     torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{meeting}", rank=rank, world_size=2)
+    dist.init_process_group("gloo", init_method=f"file://{meeting}", rank=rank, world_size=2, timeout=_A_MINUTE)
     scores, trained = run(replace(PLAIN, together=2, clip=0.5), build=smooth)
     dist.destroy_process_group()
     return scores, {name: value.tolist() for name, value in trained.state.items()}

@@ -367,8 +367,11 @@ def test_another_budget_goes_on_with_the_trials_that_there_are(root: Path, monke
     monkeypatch.setattr(objective, "epochs", counted)
     with pytest.raises(KeyboardInterrupt):
         run(root)
-    run(root, {"tune": {"trials": 4, "minutes": 60, "top_k": 1, "limits": {"size_kib": 10_000}}})
-    assert len(trials_of(root)) == 4
+    run(root, {"tune": {"trials": 4, "minutes": 60, "top_k": 4}})
+    rows = trials_of(root)
+    assert len(rows) == 4
+    kept = files.read_json(root / "artifacts" / "tune" / "models.json")
+    assert len(kept) == sum(row["state"] == "complete" for row in rows), "each of them can be chosen"
     assert len(trained) == 3 + 2, "the two that were finished are not trained again"
 
 

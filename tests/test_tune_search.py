@@ -165,6 +165,19 @@ def test_the_search_ends_with_its_time_and_stops_what_is_running(
         run(tune(trials=50, minutes=0.5, pruner="none"), tmp_path / "short", slow)
 
 
+@pytest.mark.parametrize("sampler", ["grid", "random"])
+def test_a_trial_that_time_cut_short_is_none_of_the_budget_once_there_is_more(
+    tmp_path: Path, slow: Callable[[Task], Training], sampler: str
+) -> None:
+    for minutes in (0.5, 1.0):
+        with pytest.raises(NotProven, match="was over before a trial"):
+            run(tune(trials=2, minutes=minutes, sampler=sampler, pruner="none"), tmp_path, slow)
+    trials = run(tune(trials=2, minutes=None, sampler=sampler, pruner="none"), tmp_path, slow)
+    assert [trial.state.name for trial in trials] == ["PRUNED", "PRUNED", "COMPLETE", "COMPLETE"]
+    if sampler == "grid":
+        assert trials[0].params == trials[1].params == trials[2].params != trials[3].params
+
+
 def test_a_search_without_time_for_one_trial_says_so(tmp_path: Path) -> None:
     with pytest.raises(NotProven, match="was over before the first began") as caught:
         run(tune(minutes=1e-9), tmp_path)
@@ -180,6 +193,13 @@ def test_time_or_patience_without_a_number_of_trials_is_the_budget(
     trials = run(tune(trials=None, patience=12, sampler="random", pruner="none"), tmp_path / "patience")
     best = max(trials, key=lambda trial: trial.values[0])
     assert len(trials) == best.number + 1 + 12
+
+    def diverge(task: Task) -> Training:
+        raise FloatingPointError("the scores are not finite")
+        yield
+
+    with pytest.raises(NotProven, match="all 3 failed"):
+        run(tune(trials=None, patience=3), tmp_path / "nothing", diverge)
 
 
 def test_while_one_runner_waits_for_a_proposal_the_epochs_of_another_are_heard(
@@ -357,10 +377,20 @@ def test_the_best_of_an_earlier_search_are_the_first_trials(tmp_path: Path, samp
 
 def test_the_best_of_an_earlier_search_are_so_by_the_metric_that_it_had(tmp_path: Path) -> None:
     """Its column of the best so far tells whether more was better: of a loss it was not."""
-    table(tmp_path / "trials.csv", [row | {"best": 0.7} for row in EARLIER])
-    assert proposals.earlier(tune(warm_start="trials.csv"), tmp_path, True)[0]["learning_rate"] == 0.01
-    table(tmp_path / "trials.csv", [row | {"best": 0.9 if row["trial"] == 2 else 0.7} for row in EARLIER])
-    assert proposals.earlier(tune(warm_start="trials.csv"), tmp_path, False)[0]["learning_rate"] == 0.03
+    for values, best, rate in (
+        ((0.7, 0.8, 0.9), (0.7, 0.8, 0.9), 0.03),
+        ((0.9, 0.8, 0.7), (0.9, 0.8, 0.7), 0.03),
+        ((0.9, 0.7, 0.8), (0.9, 0.9, 0.9), 0.01),
+        ((0.7, 0.9, 0.8), (0.7, 0.7, 0.7), 0.01),
+    ):
+        rows = [
+            {"trial": number, "state": "complete", "learning_rate": (number + 1) / 100, "value": value, "best": so_far}
+            for number, (value, so_far) in enumerate(zip(values, best, strict=True))
+        ]
+        table(tmp_path / "trials.csv", rows)
+        for now in (True, False):
+            found = proposals.earlier(tune(warm_start="trials.csv"), tmp_path, now)
+            assert found[0]["learning_rate"] == rate
 
 
 def test_an_interrupted_search_keeps_to_the_configurations_that_it_began_with(
@@ -410,7 +440,23 @@ def test_a_trial_with_which_the_process_dies_again_and_again_has_failed(tmp_path
     trials = run(settings, tmp_path, deadly)
     assert [trial.state.name for trial in trials].count("COMPLETE") == 7
     assert trials[1].state.name == "FAIL"
-    assert "the process died 3 times in this epoch" in trials[1].user_attrs["error"]
+    assert "the process was killed in this epoch 3 times" in trials[1].user_attrs["error"]
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit, MachineError("a rule", "the disk is full", "")])
+def test_a_trial_during_which_the_search_was_ended_again_and_again_is_not_to_blame(
+    tmp_path: Path, error: BaseException
+) -> None:
+    settings = tune(pruner="none")
+
+    def ended(task: Task) -> Training:
+        yield Report(1, 0.5)
+        raise error
+
+    for _ in range(4):
+        with pytest.raises((KeyboardInterrupt, SystemExit, MachineError)):
+            run(settings, tmp_path, ended)
+    assert [trial.state.name for trial in run(settings, tmp_path)] == ["COMPLETE"] * 8
 
 
 def test_a_trial_that_comes_further_each_time_is_run_to_its_end(tmp_path: Path) -> None:

@@ -129,6 +129,24 @@ def test_where_one_of_a_group_fails_the_others_do_not_wait_for_it(
     assert len(made) == 2 + 2 * anew, "a group with a dead member is started anew before the next trial"
 
 
+def test_a_group_of_which_one_dies_between_two_epochs_fails_its_trial_alone(
+    job: Job, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[list[Member]] = []
+
+    def start(self: together.Together) -> None:
+        made.append([Member(lambda _: Report(1, 0.5)) for _ in range(2)])
+        self._workers = made[-1]  # type: ignore[assignment]
+
+    monkeypatch.setattr(together.Together, "_start", start)
+    group = together.Together(job)
+    assert group.begin(Task(0, 0, {})) == Report(1, 0.5)
+    made[0][1].close()
+    assert group.go_on(False) == Outcome("failed", error="one of its processes died between two epochs")
+    assert group.begin(Task(1, 0, {})) == Report(1, 0.5)
+    assert len(made) == 2
+
+
 def interrupts(ended: threading.Event) -> Event:
     _thread.interrupt_main()
     assert ended.wait(20), "Ctrl-C waits for the epoch"
@@ -277,9 +295,10 @@ class Asked:
     status = "finished"
 
     def __init__(self, found: Any = None, ends: bool = True) -> None:
-        self.found, self.ends = found, ends
+        self.found, self.ends, self.asked = found, ends, threading.Event()
 
     def result(self, timeout: float | None = None) -> Any:
+        self.asked.set()
         if isinstance(self.found, Exception):
             raise self.found
         if not self.ends:
@@ -365,14 +384,16 @@ def test_nobody_waits_for_a_dask_actor_that_is_closed_or_whose_worker_was_lost(
 ) -> None:
     monkeypatch.setattr(on_dask, "_SECONDS", 0.1)
     monkeypatch.setattr(on_dask, "_LOOK_SECONDS", 0.05)
-    silent = DaskActor(Asked(ends=False))
     for ends in ("close", "loss"):
+        question = Asked(ends=False)
+        silent = DaskActor(question)
         runner = on_dask.OnDask(job, learner, DaskClient(silent, silent), 0)  # type: ignore[arg-type]
         began, heard = time.monotonic(), list[Event]()
         waits = threading.Thread(target=lambda runner=runner, heard=heard: heard.append(runner.begin(Task(0, 0, {}))))
         waits.start()
+        assert question.asked.wait(10)
         runner.close() if ends == "close" else setattr(runner._future, "status", "error")
-        waits.join()
+        waits.join(10)
         assert time.monotonic() - began < 10
         assert [event.state for event in heard if isinstance(event, Outcome)] == ["failed"]
 

@@ -171,7 +171,8 @@ class Tune(Section):
     minutes: Above0 | None = None
     """The search ends after this time; what is then running is stopped. Null means no limit."""
     patience: Positive | None = None
-    """The search ends after so many finished trials without a better one. Null means never."""
+    """The search ends after so many finished trials without a better one, or without any that completed. Null means
+    never."""
     epochs: Positive = 6
     """Passes over the training rows of one full trial."""
     batch_size: Positive = 1024
@@ -250,6 +251,11 @@ class Tune(Section):
         if problems := spaces.impossible(space):
             raise ValueError("; ".join(problems))
         return space
+
+    @property
+    def runs_here(self) -> bool:
+        """Whether trials run in the stage's own process."""
+        return self.executor == "local" and self.workers == 1 and self.processes == 1
 
     @property
     def most_trials(self) -> int:

@@ -195,9 +195,6 @@ class Loop:
         )
         self._scaler = torch.amp.GradScaler(self.device.type, enabled=recipe.dtype == torch.float16)
         self.average = copy.deepcopy(network)
-        pairs = list(zip(_values(self.average), _values(network), strict=True))
-        self._averaged = [pair for pair in pairs if pair[0].is_floating_point()]
-        self._copied = [pair for pair in pairs if not pair[0].is_floating_point()]  # a count or a code has no average
 
     def step(self, rows: Batch) -> None:
         """Take one step; nothing waits for the device."""
@@ -229,10 +226,12 @@ class Loop:
         Not torch's AveragedModel: its count of steps is a tensor, and reading it in every step waits for the device.
         """
         decay = min(_EMA_DECAY, self._steps / (9 + self._steps)) if self._steps > 1 else 0.0  # the first is copied
-        averages, values = zip(*self._averaged, strict=True)
+        pairs = list(zip(_values(self.average), _values(self._network), strict=True))
+        averages, values = zip(*(pair for pair in pairs if pair[0].is_floating_point()), strict=True)
         torch._foreach_lerp_(averages, values, 1 - decay)
-        for average, value in self._copied:
-            average.copy_(value)
+        for average, value in pairs:
+            if not average.is_floating_point():  # a count or a code has no average
+                average.copy_(value)
 
     def _average_gradients(self) -> None:
         """Let all processes step along the mean of their gradients, which travel as one tensor.

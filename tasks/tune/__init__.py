@@ -68,7 +68,7 @@ def _search(settings: StageSettings, inputs: Mapping[str, Path], out: Path) -> M
     about |= {"base.metric": objective.metric.name, "the code or a library": scratch.name.rpartition("-")[2]}
     study = studies.open_study(own, scratch, better, about)
     first = proposals.earlier(own, settings.root, better)
-    if not workers.is_here(own):
+    if not own.runs_here:
         objective = workers.share(job, objective)
     with workers.runners(own, job, objective) as runners:
         settings.measured["workers"] = len(runners)

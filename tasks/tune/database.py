@@ -111,7 +111,7 @@ def keep(storage: BaseStorage, name: str) -> None:
 
 
 def replaced(storage: BaseStorage, trial: FrozenTrial, fresh: FrozenTrial) -> bool:
-    """Let an unfinished trial be as ``fresh``, which waits to be run and has attributes of Optuna's alone.
+    """Let an unfinished trial be as ``fresh``, which waits to be run and has attributes alone.
 
     At once or not at all. A storage that is no SQL database has no way to take back what it was told: it is left as it
     was, and the answer is no.
@@ -127,9 +127,12 @@ def replaced(storage: BaseStorage, trial: FrozenTrial, fresh: FrozenTrial) -> bo
     with storage.scoped_session() as session, session.begin():
         for kind in told:
             session.query(kind).filter_by(trial_id=trial._trial_id).delete()
-        for key, value in fresh.system_attrs.items():
-            noted = models.TrialSystemAttributeModel(trial_id=trial._trial_id, key=key, value_json=json.dumps(value))
-            session.add(noted)
+        for kind, noted in (
+            (models.TrialSystemAttributeModel, fresh.system_attrs),
+            (models.TrialUserAttributeModel, fresh.user_attrs),
+        ):
+            for key, value in noted.items():
+                session.add(kind(trial_id=trial._trial_id, key=key, value_json=json.dumps(value)))
         session.query(models.TrialModel).filter_by(trial_id=trial._trial_id).update({"state": fresh.state})
     return True
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 import warnings
 from collections.abc import Callable
 from typing import TypeVar
@@ -23,6 +24,8 @@ _STARTUP_TRIALS = 4
 _MOST_FOR_GP = 200
 #: Share of the trials that one generation of a population has, and its least size.
 _GENERATION, _LEAST_POPULATION = 1 / 4, 4
+#: So many they are taken to be where nobody knows.
+_TRIALS_IF_OPEN = 40
 
 
 def sampler(settings: Tune, seed: int, number: int) -> optuna.samplers.BaseSampler:
@@ -42,7 +45,8 @@ def sampler(settings: Tune, seed: int, number: int) -> optuna.samplers.BaseSampl
         case "cmaes":
             return optuna.samplers.CmaEsSampler(seed=own, warn_independent_sampling=False)
         case "nsga2" | "nsga3" as name:
-            population = min(50, max(_LEAST_POPULATION, round(settings.most_trials * _GENERATION)))
+            trials = settings.most_trials if settings.most_trials < sys.maxsize else _TRIALS_IF_OPEN
+            population = min(50, max(_LEAST_POPULATION, round(trials * _GENERATION)))
             kind = optuna.samplers.NSGAIISampler if name == "nsga2" else optuna.samplers.NSGAIIISampler
             return kind(seed=own, population_size=population)
         case _:

@@ -207,10 +207,9 @@ def earlier(settings: Tune, root: Path, higher_is_better: bool) -> list[Point]:
 def _more_was_better(rows: list[dict[str, str]], now: bool) -> bool:
     """Whether an earlier search wanted its values high, by its column of the best so far: its metric may be another."""
     values = [float(row["value"]) for row in rows]
-    best = {float(row["best"]) for row in rows if _number(row.get("best"))}
-    if not best or min(values) == max(values):
+    if not rows or min(values) == max(values) or not _number(rows[-1].get("best")):
         return now
-    return max(values) in best
+    return float(rows[-1]["best"]) == max(values)
 
 
 def trials_table(path: Path) -> Path | None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from contextlib import contextmanager
 
 import optuna
 from optuna.trial import FrozenTrial, TrialState
@@ -18,13 +20,13 @@ from tasks.core.settings import Tune
 from tasks.core.space import Value
 from tasks.tune import database, methods
 from tasks.tune.proposals import Plan, Point, plan, suggest
-from tasks.tune.study import finished
-from tasks.tune.trial import INTERRUPTED, Outcome, Report, Runner, Task, counts
+from tasks.tune.study import LEFT, finished
+from tasks.tune.trial import INTERRUPTED, LOSSES, Outcome, Report, Runner, Task, counts
 
 #: The study's attribute with the seconds that the search has taken so far.
 _SECONDS = "seconds"
-#: A trial's attribute: on how many machines that were lost its configuration has been tried before; and the most.
-_LOSSES, _MOST_LOSSES = "losses", 3
+#: On so many machines that were lost a configuration is tried.
+_MOST_LOSSES = 3
 
 
 def search(
@@ -43,7 +45,7 @@ def search(
         NotProven: if no trial completed.
         MachineError: if the study's database stops answering.
     """
-    with database.errors():
+    with database.errors(), _marked(study):
         conductor = _Conductor(study, settings, seed, first or [])
         if len(runners) == 1:
             conductor.work(runners[0])
@@ -62,6 +64,19 @@ def search(
     return trials
 
 
+@contextmanager
+def _marked(study: optuna.Study) -> Iterator[None]:
+    """Leave a mark in the study if the search ends in an orderly way before its time: no trial has killed it then."""
+    if study.user_attrs.get(LEFT):
+        study.set_user_attr(LEFT, False)
+    try:
+        yield
+    except (Exception, KeyboardInterrupt, SystemExit):
+        with contextlib.suppress(Exception):  # the study may be what has failed, and the first error is to be told
+            study.set_user_attr(LEFT, True)
+        raise
+
+
 def _in_threads(conductor: _Conductor, runners: Sequence[Runner]) -> None:
     with ThreadPoolExecutor(len(runners), "trials") as pool:
         try:
@@ -77,7 +92,7 @@ def _in_threads(conductor: _Conductor, runners: Sequence[Runner]) -> None:
 
 def _nothing(trials: list[FrozenTrial], settings: Tune) -> NotProven:
     rule = "a study needs at least one completed trial"
-    if any(trial.user_attrs.get("stopped") == "time" for trial in trials):
+    if settings.minutes is not None and any(_ran_out_of_time(trial) for trial in trials):
         found = f"tune.minutes ({settings.minutes:g}) was over before a trial had trained its {settings.epochs} epochs"
         return NotProven(rule, found, "raise tune.minutes, or lower tune.epochs")
     if not trials:
@@ -91,6 +106,15 @@ def _nothing(trials: list[FrozenTrial], settings: Tune) -> NotProven:
     )
 
 
+def _ran_out_of_time(trial: FrozenTrial) -> bool:
+    return trial.user_attrs.get("stopped") == "time"
+
+
+def _is_spent(trial: FrozenTrial) -> bool:
+    """Whether a trial has used up one of the budget: one that time cut short has not, once there is more time."""
+    return counts(trial) and not _ran_out_of_time(trial)
+
+
 class _Conductor:
     """Hands out trials and judges their epochs; one thread at a time proposes, and one at a time notes and judges."""
 
@@ -99,7 +123,9 @@ class _Conductor:
         self._plan: Plan
         self._plan, self._wanted = plan(settings, seed, _first(study, first))
         self._of = f" of {self._wanted}" if self._wanted < sys.maxsize else ""
-        self._proposing, self._lock = threading.Lock(), threading.Lock()
+        self._lock = threading.RLock()
+        # Hyperband makes its brackets when it first judges, while a proposal may look through them.
+        self._proposing = self._lock if settings.pruner == "hyperband" else threading.RLock()
         self._running = 0
         self._abandoned = False
         self._began, self._done = time.monotonic(), 0
@@ -124,14 +150,15 @@ class _Conductor:
         with self._proposing:  # which may take a while, and the others' epochs go on meanwhile
             with self._lock:
                 trials = finished(self._study)
-                if self._abandoned or len(trials) + self._running >= self._wanted or self._is_over(trials):
+                spent = sum(map(_is_spent, trials)) + self._running
+                if self._abandoned or spent >= self._wanted or self._is_over(trials):
                     return None
                 self._running += 1
             known = self._study.get_trials(deepcopy=False)
             waiting = next((trial for trial in known if trial.state == TrialState.WAITING), None)
             number = len(known) if waiting is None else waiting.number
             self._study.sampler = methods.sampler(self._settings, self._seed, number)
-            if waiting is None and (point := self._plan(sum(map(counts, known)))) is not None:
+            if waiting is None and (point := self._plan(sum(map(_is_spent, known)))) is not None:
                 self._study.enqueue_trial(point)
             trial = self._study.ask()
             return trial, suggest(trial, self._settings.space)
@@ -143,11 +170,9 @@ class _Conductor:
         if self._settings.patience is None:
             return False
         complete = [trial for trial in trials if trial.state == TrialState.COMPLETE]
-        if not complete:
-            return False
         better = max if self._study.direction.name == "MAXIMIZE" else min
-        best = better(complete, key=lambda trial: trial.values[0])  # the first of equals
-        return sum(trial.number > best.number for trial in trials) >= self._settings.patience
+        best = better(complete, key=lambda trial: trial.values[0], default=None)  # the first of equals
+        return sum(best is None or trial.number > best.number for trial in trials) >= self._settings.patience
 
     def _time_is_over(self) -> bool:
         minutes = self._settings.minutes
@@ -209,9 +234,9 @@ class _Conductor:
 
     def _enqueue_again(self, trial: optuna.trial.Trial) -> bool:
         """Let a configuration whose machine was lost be tried once more; not for ever, as it may be why it was."""
-        losses = trial.user_attrs.get(_LOSSES, 0) + 1
+        losses = trial.user_attrs.get(LOSSES, 0) + 1
         if losses < _MOST_LOSSES:
-            self._study.enqueue_trial(trial.params, user_attrs={_LOSSES: losses})
+            self._study.enqueue_trial(trial.params, user_attrs={LOSSES: losses})
         return losses < _MOST_LOSSES
 
     def _say(self, trial: optuna.trial.Trial, outcome: Outcome) -> None:
@@ -241,7 +266,7 @@ def _first(study: optuna.Study, first: list[Point]) -> list[Point]:
     if not study.get_trials(deepcopy=False) and first:
         study.set_user_attr("first", first)
     kept: list[Point] = study.user_attrs.get("first", [])
-    if first not in ([], kept):
+    if first != kept[: len(first)]:
         log.warning("tune: the search has begun already, and goes on without what tune.warm_start has now")
     return kept
 

@@ -22,17 +22,20 @@ from tasks.core.settings import Tune
 from tasks.core.space import options
 from tasks.tune import database, methods
 from tasks.tune.proposals import resolve
-from tasks.tune.trial import INTERRUPTED, counts
+from tasks.tune.trial import INTERRUPTED, LOSSES, counts
 
 _FILES = {"journal": "study.log", "sqlite": "study.db"}
 _NAME = "tune"
-#: The attribute of a trial that was interrupted which says how often, and after how many epochs.
+#: The attribute of a trial with which the process was killed that says after how many epochs, and how often there.
 _DEATHS = "deaths"
+#: The study's attribute: whether the search was left by an error or an interrupt, and not killed.
+LEFT = "left"
 #: Settings that say how long and where to search, and which of the trials to take: a search goes on if they change.
-FREE = {"trials", "minutes", "patience", "limits", "pick", "executor", "workers", "top_k"}
+FREE = {"trials", "minutes", "patience", "pick", "executor", "workers", "top_k"}
 #: With them: settings that say how to search, and nothing of what a trial's result means.
 _OF_THE_SEARCH = {
-    *FREE, "sampler", "pruner", "warm_start", "warm_start_trials", "storage", "study", "start_from", "output", "space",
+    *FREE, "limits", "sampler", "pruner", "warm_start", "warm_start_trials", "storage", "study", "start_from", "output",
+    "space",
 }  # fmt: skip
 #: A trial in whose same epoch the process died so often is not run again.
 _MOST_DEATHS = 3
@@ -76,7 +79,8 @@ def _copy(study: optuna.Study, fresh: optuna.Study, settings: Tune) -> None:
     # Samplers of populations note the parents there, by the trials' ids, which are the same in both files.
     for key, value in study._storage.get_study_system_attrs(study._study_id).items():
         fresh._storage.set_study_system_attr(fresh._study_id, key, value)
-    fresh.add_trials([_in_its_place(trial, settings.space) for trial in study.get_trials(deepcopy=False)])
+    killed = _was_killed(study, settings)
+    fresh.add_trials([_in_its_place(trial, settings.space, killed) for trial in study.get_trials(deepcopy=False)])
 
 
 def file_of(settings: Tune, folder: Path) -> Path | None:
@@ -89,39 +93,47 @@ def finished(study: optuna.Study) -> list[FrozenTrial]:
     return [trial for trial in study.get_trials(deepcopy=False) if trial.state.is_finished() and counts(trial)]
 
 
-def _in_its_place(trial: FrozenTrial, space: Section) -> FrozenTrial:
+def _was_killed(study: optuna.Study, settings: Tune) -> bool:
+    """Whether the process in which trials run was killed, which the trial itself may have brought about."""
+    return settings.runs_here and not study.user_attrs.get(LEFT)
+
+
+def _in_its_place(trial: FrozenTrial, space: Section, killed: bool) -> FrozenTrial:
     """A finished trial as it is; another one as it was when it was asked for, to be run again under its number.
 
-    It has failed where the process died in the same epoch each time: a trial that takes the whole machine's memory
-    would end the search for ever. The configuration is kept if it was complete: a sampler that is asked for half of it
-    would draw other values. What the sampler noted is kept with it; the pruner's marks and the epochs' scores would
-    change the trial's own course.
+    It has failed where the process was killed in the same epoch each time: a trial that takes the whole machine's
+    memory would end the search for ever. The configuration is kept if it was complete: a sampler that is asked for half
+    of it would draw other values. What the sampler noted is kept with it; the pruner's marks and the epochs' scores
+    would change the trial's own course.
     """
     if trial.state.is_finished():
         return trial
-    deaths = _deaths(trial)
-    if deaths["count"] >= _MOST_DEATHS:
-        return optuna.trial.create_trial(
-            state=TrialState.FAIL,
-            params=trial.params,
-            distributions=trial.distributions,
-            user_attrs={"error": f"the process died {_MOST_DEATHS} times in this epoch: did memory run out?"},
-            intermediate_values=trial.intermediate_values,
-        )
-    attributes = {"fixed_params": trial.system_attrs.get("fixed_params", {})}
+    system_attrs = {"fixed_params": trial.system_attrs.get("fixed_params", {})}
     if _is_complete(trial.params, space):
         noted = {key: value for key, value in trial.system_attrs.items() if not key.startswith("completed_rung")}
-        attributes = noted | {"fixed_params": trial.params}
-    return optuna.trial.create_trial(state=TrialState.WAITING, system_attrs=attributes | {_DEATHS: deaths})
+        system_attrs = noted | {"fixed_params": trial.params}
+    if killed and trial.state == TrialState.RUNNING:
+        system_attrs[_DEATHS] = deaths = _deaths(trial)
+        if deaths["count"] == _MOST_DEATHS:
+            return _failed(trial, f"the process was killed in this epoch {_MOST_DEATHS} times: did memory run out?")
+    losses = {key: value for key, value in trial.user_attrs.items() if key == LOSSES}
+    return optuna.trial.create_trial(state=TrialState.WAITING, system_attrs=system_attrs, user_attrs=losses)
 
 
 def _deaths(trial: FrozenTrial) -> dict[str, int]:
-    """After how many epochs of the trial the process has died, and how often there; one that waits has not died."""
-    before = trial.system_attrs.get(_DEATHS, {"epochs": 0, "count": 0})
-    if trial.state == TrialState.WAITING:
-        return before
-    epochs = len(trial.intermediate_values)
-    return {"epochs": epochs, "count": before["count"] + 1 if before["epochs"] == epochs else 1}
+    """After how many epochs of the trial the process was killed, this time included, and how often there."""
+    epochs, before = len(trial.intermediate_values), trial.system_attrs.get(_DEATHS, {})
+    return {"epochs": epochs, "count": before["count"] + 1 if before.get("epochs") == epochs else 1}
+
+
+def _failed(trial: FrozenTrial, error: str) -> FrozenTrial:
+    return optuna.trial.create_trial(
+        state=TrialState.FAIL,
+        params=trial.params,
+        distributions=trial.distributions,
+        user_attrs={"error": error},
+        intermediate_values=trial.intermediate_values,
+    )
 
 
 def _is_complete(params: Mapping[str, Any], space: Section) -> bool:
@@ -187,8 +199,9 @@ def _open_shared(settings: Tune, folder: Path, higher_is_better: bool, about: Ma
     else:
         study.set_user_attr("space", _spelt(settings.space))
         study.set_user_attr("about", _about(settings, about))
+    killed = _was_killed(study, settings)
     for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-        fresh = _in_its_place(trial, settings.space)
+        fresh = _in_its_place(trial, settings.space, killed)
         if fresh.state == TrialState.FAIL or not database.replaced(storage, trial, fresh):
             storage.set_trial_user_attr(trial._trial_id, "error", fresh.user_attrs.get("error", INTERRUPTED))
             study.tell(trial.number, state=TrialState.FAIL)

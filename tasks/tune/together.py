@@ -80,6 +80,8 @@ class Together:
     def _ask(self, method: str, argument: Any) -> Event:
         if not all(worker.is_alive() for worker in self._workers):  # who comes later would find nobody to meet
             self._start_again()
+            if method != "begin":
+                return Outcome("failed", error="one of its processes died between two epochs")
         with ThreadPoolExecutor(len(self._workers)) as pool:
             try:
                 answers: list[Future[Event]] = [

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 #: Why a trial failed that nobody ran to its end.
 INTERRUPTED = "interrupted"
+#: A trial's attribute: on how many machines that were lost its configuration has been tried before.
+LOSSES = "losses"
 
 
 def counts(trial: FrozenTrial) -> bool:

@@ -27,11 +27,6 @@ _PAYS_OFF = 1.1
 _TIMED_SECONDS = 2.0
 
 
-def is_here(settings: Tune) -> bool:
-    """Whether trials run in this very process."""
-    return settings.executor == "local" and settings.workers == 1 and settings.processes == 1
-
-
 def share(job: Job, objective: Objective) -> Objective:
     """Write the objective's rows where all processes map them into memory, and let this one's copy go."""
     folder = job.folder / "rows"
@@ -50,7 +45,7 @@ def runners(settings: Tune, job: Job, objective: Objective) -> Iterator[Sequence
         job: of the stage.
         objective: prepared for this process.
     """
-    if is_here(settings):
+    if settings.runs_here:
         yield [Local(objective.train)]
         return
     count = _count(settings, job)
