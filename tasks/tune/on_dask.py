@@ -78,8 +78,9 @@ class OnDask(Elsewhere):
                 workers=[workers[self._index % len(workers)]],
                 allow_other_workers=True,
             )
-            self._actor: Any = self._future.result(timeout=_SECONDS)
-            self._nanny, self._folder = _whereabouts(self._workers().get(self._actor._address, {}))
+            actor: Any = self._future.result(timeout=_SECONDS)
+            self._actor = actor
+            self._nanny, self._folder = _whereabouts(self._workers().get(actor._address, {}))
         except Exception as error:  # whatever a machine could not load is raised here, besides Dask's own
             raise _not_made(error) from error
 

@@ -234,7 +234,7 @@ class _Conductor:
 
     def _enqueue_again(self, trial: optuna.trial.Trial) -> bool:
         """Let a configuration whose machine was lost be tried once more; not for ever, as it may be why it was."""
-        losses = trial.user_attrs.get(LOSSES, 0) + 1
+        losses: int = trial.user_attrs.get(LOSSES, 0) + 1
         if losses < _MOST_LOSSES:
             self._study.enqueue_trial(trial.params, user_attrs={LOSSES: losses})
         return losses < _MOST_LOSSES
