@@ -100,7 +100,7 @@ def fill(digest):
         outcome = {"name": "rows are whole", "column": "when", "outcome": "warning", "found": "3 are not"}
         (out / "results.json").write_text(json.dumps({"outcomes": [outcome]}))
     if stage == "tune":
-        rows = [f"{trial},{0.7 + trial / 100},{0.7 + trial / 100},complete" for trial in range(params.tune.trials)]
+        rows = [f"{trial},{0.7 + trial / 100},{0.7 + trial / 100},complete" for trial in range(params.tune.most_trials)]
         (out / "trials.csv").write_text("\\n".join(["trial,value,best,state", *rows, ""]))
         (out / "report.html").write_text("<p>found</p>")
     if stage == "compress":
@@ -113,7 +113,7 @@ def fill(digest):
                 "shipped_interval": [0.789, 0.809], "drop": 0.0005, "bound": 0.001, "margin": 0.002, "n": 1000,
                 "verdict": "ACCEPT", "reason": "the bound is below the margin", "variant": "cpu"}
         (out / "verdict.json").write_text(json.dumps({"verdict": "ACCEPT", "reason": "as good", "lines": [line]}))
-        (artifacts / "metrics.json").write_text(json.dumps({"verify.trials": params.tune.trials}))
+        (artifacts / "metrics.json").write_text(json.dumps({"verify.trials": params.tune.most_trials}))
     if stage == "export":
         dist = pathlib.Path(params.base.dist_dir) / params.base.name
         known = next(iter(dist.glob(f"*-{digest[:12]}")), None)
