@@ -129,16 +129,17 @@ def begun(root: Path, stage: str) -> bool:
 def kill_inside(roots: Mapping[signal.Signals, Path], stage: str) -> dict[signal.Signals, str]:
     """Start a stage in each folder, send it its signal, and return what they said.
 
-    SIGTERM comes as soon as the stage has begun, the others in the middle of its work.
+    SIGTERM comes as soon as the stage has begun, the others in the middle of its work; SIGINT is for the stage and all
+    that it has started, as a terminal's Ctrl-C is.
     """
-    running = {number: start(root, stage, env=_slow_scoring(root)) for number, root in roots.items()}
+    running = {number: start(root, stage, env=_slow_scoring(root), process_group=0) for number, root in roots.items()}
     waiting, end = dict(running), time.monotonic() + 90
     while waiting:
         assert time.monotonic() < end, f"{stage} never came to its work"
         for number, process in list(waiting.items()):
             root = roots[number]
             if begun(root, stage) and (number == signal.SIGTERM or INSIDE[stage](root)):
-                process.send_signal(number)
+                os.killpg(process.pid, number) if number == signal.SIGINT else process.send_signal(number)
                 del waiting[number]
             else:
                 assert process.poll() is None, f"{stage} ended before it was killed: {process.communicate()[1]}"

@@ -73,8 +73,8 @@ def test_a_worker_that_dies_between_two_questions_fails_its_trial_and_takes_the_
     worker = Worker(job, learner)
     try:
         assert isinstance(worker.begin(Task(0, 0, {"learning_rate": 0.1})), Report)
-        worker._process.kill()
-        worker._process.join()
+        worker._child.kill()
+        worker._child.wait()
         died = worker.go_on(False)
         assert isinstance(died, Outcome)
         assert (died.state, "SIGKILL" in died.error) == ("failed", True)
@@ -441,7 +441,7 @@ def test_what_is_no_trials_fault_ends_the_search(
     settings = tune()
     with pytest.raises(error, match=said):
         search(study.open_study(settings, tmp_path / "study"), settings, 3, workers)
-    assert not any(worker._process.is_alive() for worker in workers), "no training is left behind"
+    assert not any(worker.is_alive() for worker in workers), "no training is left behind"
     trials = study.open_study(settings, tmp_path / "study").get_trials(deepcopy=False)
     assert {trial.state.name for trial in trials} <= {"COMPLETE", "FAIL", "WAITING"}, "to be run again"
     assert all("a rule" not in trial.user_attrs.get("error", "") for trial in trials)

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import multiprocessing
-import os
 import signal
 import tempfile
-import threading
 from collections.abc import Callable
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, TypeVar
 
+from tasks.core.child import Child
 from tasks.core.errors import AssayError, MachineError
 from tasks.core.files import machine_errors
 
@@ -30,29 +28,24 @@ def call(function: Callable[..., T], *arguments: Any, seconds: float) -> T:
         MachineError: if the function raises one (CUDA asked for and not used, for example), or there is no room on the
             disk for temporary files: the machine's fault, and no verdict on a model.
     """
-    context = multiprocessing.get_context("spawn")
-    here, there = context.Pipe()
-    process = context.Process(target=_answer, args=(there,), daemon=True)
-    process.start()
-    there.close()
+    child = Child(_answer, function, arguments)
     kind: str
     found: Any
     try:
-        here.send((function, arguments))
-        kind, found = here.recv() if here.poll(seconds) else ("late", None)
+        kind, found = child.pipe.recv() if child.pipe.poll(seconds) else ("late", None)
     except (EOFError, OSError):  # it died before, or in the middle of, its answer
         kind, found = "dead", None
     finally:
-        here.close()
-        process.join(timeout=1)
-        process.kill()
-        process.join()
+        child.pipe.close()
+        child.wait(1)
+        child.kill()
+        child.wait()
     if kind == "done":
         result: T = found
         return result
     if kind == "refused":
         raise found
-    raise Crashed(found or _end(kind, process.exitcode, seconds))
+    raise Crashed(found or _end(kind, child.code, seconds))
 
 
 def _end(kind: str, code: int | None, seconds: float) -> str:
@@ -63,28 +56,15 @@ def _end(kind: str, code: int | None, seconds: float) -> str:
     return f"the runtime's process ended with code {code}"
 
 
-def _answer(pipe: Connection) -> None:
-    """The process; its question comes through the pipe, since Python complains of arguments that a kill cut off."""
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-    try:
-        function, arguments = pipe.recv()
-    except EOFError:
-        return
+def _answer(pipe: Connection, function: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
+    """The process."""
     try:
         with machine_errors(Path(tempfile.gettempdir())):
-            found = function(*arguments)
-        pipe.send(("done", found))
+            answer = "done", function(*arguments)
     except MachineError as error:
-        pipe.send(("refused", error))
+        answer = "refused", error
     except AssayError as error:
-        pipe.send(("failed", f"{error.rule}: {error.found}"))
+        answer = "failed", f"{error.rule}: {error.found}"
     except Exception as error:  # noqa: BLE001 (whatever it is, the search must hear of it)
-        pipe.send(("failed", f"{type(error).__name__}: {str(error)[:500]}"))
-
-
-def _end_with_parent() -> None:
-    """A killed search must not leave a race behind that would spoil the next one's times."""
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        parent.join()
-        os._exit(1)
+        answer = "failed", f"{type(error).__name__}: {str(error)[:500]}"
+    pipe.send(answer)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import multiprocessing
-import os
 import signal
 import threading
 from multiprocessing.connection import Connection
 from typing import Any
 
+from tasks.core.child import Child
 from tasks.tune.elsewhere import Answer, Died, Elsewhere, Make, There, local
 from tasks.tune.trial import Job, Runner
 
@@ -29,42 +28,37 @@ class Worker(Elsewhere):
 
     def is_alive(self) -> bool:
         """Whether the process runs."""
-        return self._process.is_alive()
+        return self._child.code is None
 
     def memory(self) -> int:
         """Bytes that the process holds."""
         import psutil
 
-        return int(psutil.Process(self._process.pid).memory_info().rss)
+        return int(psutil.Process(self._child.pid).memory_info().rss)
 
     def close(self) -> None:
         """End the process; it is not started again."""
         with self._closing:
             self._closed = True
-            self._process.kill()
-        self._process.join()
+            self._child.kill()
+        self._child.wait()
 
     def _start(self) -> None:
         with self._closing:
             if self._closed:
                 raise Died("the search is over")
-            context = multiprocessing.get_context("spawn")
-            self._pipe, there = context.Pipe()
-            self._process = context.Process(target=_serve, args=(there, self._job, self._make), daemon=True)
-            self._process.start()
-            there.close()
+            self._child = Child(_serve, self._job, self._make)
 
     def _ask(self, method: str, argument: Any) -> Answer:
-        if not self._process.is_alive():
+        if not self.is_alive():
             if method != "begin":  # the trial that it was in the middle of is lost
-                raise Died(_end(self._process.exitcode))
+                raise Died(_end(self._child.code))
             self._start()
         try:
-            self._pipe.send((method, argument))
-            answer: Answer = self._pipe.recv()
+            self._child.pipe.send((method, argument))
+            answer: Answer = self._child.pipe.recv()
         except (EOFError, OSError) as error:
-            self._process.join()
-            raise Died(_end(self._process.exitcode)) from error
+            raise Died(_end(self._child.wait())) from error
         return answer
 
 
@@ -95,19 +89,6 @@ def _end(code: int | None) -> str:
 
 def _serve(pipe: Connection, job: Job, make: Make) -> None:
     """The process: answers one question after the other until the pipe is closed."""
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the stage ends its workers
     there = There(job, make)
-    try:
-        while True:
-            pipe.send(there.answer(*pipe.recv()))
-    except EOFError:
-        return
-
-
-def _end_with_parent() -> None:
-    """A killed search must not leave trainings behind that nobody will ask for."""
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        parent.join()
-        os._exit(1)
+    while True:
+        pipe.send(there.answer(*pipe.recv()))

@@ -1,0 +1,127 @@
+"""A process of one's own ends with who started it, and says nothing of it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tasks.core.child import Child
+
+#: A parent that is at a certain point of a child's life when it writes the file it is given.
+PARENT = """
+import os, signal, sys, time
+from multiprocessing.connection import Connection
+from pathlib import Path
+from tasks.core.child import Child
+import test_core_child as functions
+
+mark, point = Path(sys.argv[1]), sys.argv[2]
+signal.signal(signal.SIGINT, lambda *_: None)
+
+def ready():
+    mark.write_text("ready")
+    time.sleep(60)
+
+def half(pipe, question):
+    os.write(pipe.fileno(), bytes([0, 0, 1, 0, 7]))
+    ready()
+
+if point == "nothing told":
+    Connection.send = lambda *_: ready()
+elif point == "half told":
+    Connection.send = half
+child = Child(getattr(functions, sys.argv[3]))
+child.pipe.recv()
+ready()
+"""
+
+
+def add(pipe: Connection, *numbers: int, more: int) -> None:
+    pipe.send(sum(numbers) + more)
+
+
+def listen(pipe: Connection) -> None:
+    pipe.send("here")
+    pipe.recv()
+
+
+def compute(pipe: Connection) -> None:
+    pipe.send("here")
+    time.sleep(60)
+
+
+def answer_late(pipe: Connection) -> None:
+    pipe.send("here")
+    time.sleep(0.5)
+    pipe.send("too late")
+
+
+def stumble(_pipe: Connection) -> None:
+    raise ValueError("over a stone")
+
+
+def test_it_is_given_arguments_and_answers_through_the_pipe() -> None:
+    child = Child(add, 1, 2, more=3)
+    assert child.pipe.recv() == 6
+    assert child.wait(60) == child.code == 0
+
+
+@pytest.mark.parametrize("function", [listen, answer_late])
+def test_it_ends_in_silence_when_its_pipe_is_closed(
+    function: Callable[[Connection], None], capfd: pytest.CaptureFixture[str]
+) -> None:
+    child = Child(function)
+    assert (child.pipe.recv(), child.code) == ("here", None)
+    child.pipe.close()
+    assert child.wait(60) == 0
+    assert capfd.readouterr().err == ""
+
+
+def test_it_is_killed() -> None:
+    child = Child(compute)
+    assert (child.pipe.recv(), child.wait(0.01)) == ("here", None)
+    child.kill()
+    assert child.wait() == -signal.SIGKILL
+
+
+def test_a_bug_in_it_is_seen(capfd: pytest.CaptureFixture[str]) -> None:
+    child = Child(stumble)
+    assert child.wait(60) == 1
+    assert "ValueError: over a stone" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+@pytest.mark.parametrize(
+    ("point", "function"),
+    [("nothing told", "listen"), ("half told", "listen"), ("told", "listen"), ("told", "compute")],
+)
+def test_it_ends_in_silence_with_the_process_that_started_it_and_hears_of_no_interrupt_before(
+    tmp_path: Path, point: str, function: str, number: signal.Signals
+) -> None:
+    mark = tmp_path / "mark"
+    parent = subprocess.Popen(
+        [sys.executable, "-c", PARENT, mark, point, function],
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
+        stderr=subprocess.PIPE,
+        process_group=0,
+    )
+    end = time.monotonic() + 60
+    while not mark.exists():
+        assert time.monotonic() < end
+        time.sleep(0.01)
+    (child,) = psutil.Process(parent.pid).children()
+    os.killpg(parent.pid, signal.SIGINT)
+    time.sleep(0.2)
+    assert child.is_running()
+    parent.send_signal(number)
+    _, said = parent.communicate(timeout=20)  # what they say is over when both have ended
+    assert said == b""
