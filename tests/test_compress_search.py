@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -233,6 +234,14 @@ def sleep() -> None:
     time.sleep(60)
 
 
+def draw(mark: Path) -> None:
+    mark.write_text("a bar")
+    try:
+        time.sleep(60)
+    finally:
+        mark.write_text("in order")
+
+
 def stumble() -> None:
     raise ValueError("over a stone")
 
@@ -265,12 +274,28 @@ def test_a_function_in_a_process_of_its_own() -> None:
         (leave, 60, "ended with code 7"),
         (sleep, 3, "took longer than 3 s"),
         (stumble, 60, "ValueError: over a stone"),
+        (threading.Lock, 60, "TypeError: cannot pickle"),
         (reject, 60, "rows must be there: none"),
     ],
 )
 def test_how_such_a_process_ends_is_told(function: Callable[[], None], seconds: float, told: str) -> None:
     with pytest.raises(Crashed, match=told):
         isolated.call(function, seconds=seconds)
+
+
+def test_an_interrupt_ends_the_process_which_may_put_the_terminal_in_order_before(tmp_path: Path) -> None:
+    mark = tmp_path / "mark"
+    mark.touch()
+
+    def interrupt() -> None:
+        while mark.read_text() != "a bar":
+            time.sleep(0.01)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    threading.Thread(target=interrupt, daemon=True).start()
+    with pytest.raises(KeyboardInterrupt):
+        call(draw, mark, seconds=60)
+    assert mark.read_text() == "in order"
 
 
 def test_what_the_machine_refuses_stays_what_it_is() -> None:

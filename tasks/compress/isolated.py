@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import tempfile
 from collections.abc import Callable
+from contextlib import suppress
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, TypeVar
@@ -12,6 +13,7 @@ from typing import Any, TypeVar
 from tasks.core.child import Child
 from tasks.core.errors import AssayError, MachineError
 from tasks.core.files import machine_errors
+from tasks.core.process import stop_on_terminate
 
 T = TypeVar("T")
 
@@ -29,14 +31,16 @@ def call(function: Callable[..., T], *arguments: Any, seconds: float) -> T:
             disk for temporary files: the machine's fault, and no verdict on a model.
     """
     child = Child(_answer, function, arguments)
-    kind: str
-    found: Any
+    kind: str = "late"
+    found: Any = None
     try:
-        kind, found = child.pipe.recv() if child.pipe.poll(seconds) else ("late", None)
+        if child.pipe.poll(seconds):
+            kind, found = child.pipe.recv()
     except (EOFError, OSError):  # it died before, or in the middle of, its answer
-        kind, found = "dead", None
+        kind = "dead"
     finally:
-        child.pipe.close()
+        if kind == "late":  # or Ctrl-C came: it may still put the terminal in order, where it draws a bar
+            child.terminate()
         child.wait(1)
         child.kill()
         child.wait()
@@ -58,13 +62,15 @@ def _end(kind: str, code: int | None, seconds: float) -> str:
 
 def _answer(pipe: Connection, function: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
     """The process."""
-    try:
-        with machine_errors(Path(tempfile.gettempdir())):
-            answer = "done", function(*arguments)
-    except MachineError as error:
-        answer = "refused", error
-    except AssayError as error:
-        answer = "failed", f"{error.rule}: {error.found}"
-    except Exception as error:  # noqa: BLE001 (whatever it is, the search must hear of it)
-        answer = "failed", f"{type(error).__name__}: {str(error)[:500]}"
-    pipe.send(answer)
+    stop_on_terminate()
+    with suppress(ConnectionError):  # nobody listens any more
+        try:
+            with machine_errors(Path(tempfile.gettempdir())):
+                found = function(*arguments)
+            pipe.send(("done", found))
+        except MachineError as error:
+            pipe.send(("refused", error))
+        except AssayError as error:
+            pipe.send(("failed", f"{error.rule}: {error.found}"))
+        except Exception as error:  # noqa: BLE001 (whatever it is, the search must hear of it)
+            pipe.send(("failed", f"{type(error).__name__}: {str(error)[:500]}"))

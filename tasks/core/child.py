@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import os
 import pickle
+import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
-from contextlib import suppress
+import weakref
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from multiprocessing.connection import Connection, Pipe
 from typing import Concatenate, ParamSpec
 
@@ -22,7 +24,7 @@ _BOOTSTRAP = "import sys; sys.path[:] = sys.argv[3:]; from tasks.core.child impo
 
 
 class Child:
-    """A process that runs a function.
+    """A process that runs a function, deaf to Ctrl-C. It is killed when this object or its process is no more.
 
     Attributes:
         pipe: this process's end of the pipe between the two.
@@ -34,23 +36,23 @@ class Child:
         """Start it.
 
         Args:
-            function: of a module's top level; it is given the other end of the pipe first. What that raises when this
-                end is closed may end the function.
+            function: of an importable module's top level; it is given the other end of the pipe first.
             *arguments: what else it is given, picklable.
             **named: likewise.
         """
+        told = pickle.dumps((function, arguments, named))
         self.pipe, there = Pipe()
-        end, self._lives = Pipe(duplex=False)  # nothing is sent: it closes when this process ends, however it does
-        with there, end:
-            ends = there.fileno(), end.fileno()
+        lifeline, self._lifeline = Pipe(duplex=False)  # nothing is sent: it closes when this process ends
+        with there, lifeline, _interrupts_blocked():
+            ends = there.fileno(), lifeline.fileno()
             self._process = subprocess.Popen(
                 [sys.executable, "-P", "-c", _BOOTSTRAP, *map(str, ends), *sys.path],
                 stdin=subprocess.DEVNULL,
                 pass_fds=ends,
-                start_new_session=True,  # a terminal's Ctrl-C is for this process alone, which ends its children
             )
-        with suppress(ConnectionError):  # it has died already, which whoever uses the pipe is told
-            self.pipe.send((function, arguments, named))
+        weakref.finalize(self, _end, self._process)
+        with suppress(OSError):  # it has died already, which whoever uses the pipe is told
+            self.pipe.send_bytes(told)
 
     @property
     def pid(self) -> int:
@@ -61,6 +63,10 @@ class Child:
     def code(self) -> int | None:
         """Its exit code, or the negative number of the signal that ended it; None while it runs."""
         return self._process.poll()
+
+    def terminate(self) -> None:
+        """Ask it to end, by SIGTERM."""
+        self._process.terminate()
 
     def kill(self) -> None:
         """End it at once, by SIGKILL."""
@@ -74,22 +80,40 @@ class Child:
             return None
 
 
+@contextmanager
+def _interrupts_blocked() -> Iterator[None]:
+    """What is started meanwhile never hears of Ctrl-C, which is for this process: it ends its children itself."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    process.kill()
+    process.wait()
+
+
 def _main() -> None:
     """The process."""
-    there, end = (Connection(int(number)) for number in sys.argv[1:3])
-    threading.Thread(target=_end_with_parent, args=(end,), daemon=True).start()
+    there, lifeline = (_own(int(number)) for number in sys.argv[1:3])
+    threading.Thread(target=_end_with_parent, args=(lifeline,), daemon=True).start()
     try:
         told = there.recv_bytes()
     except (EOFError, OSError):  # nothing, or a part of it
         return
     function, arguments, named = pickle.loads(told)  # noqa: S301 (of the parent)
-    try:
-        function(there, *arguments, **named)
-    except (EOFError, ConnectionError):  # nobody asks, or listens, any more
-        return
+    del told  # it may be large
+    function(there, *arguments, **named)
 
 
-def _end_with_parent(end: Connection) -> None:
+def _own(descriptor: int) -> Connection:
+    os.set_inheritable(descriptor, False)
+    return Connection(descriptor)
+
+
+def _end_with_parent(lifeline: Connection) -> None:
     """Leave no work behind that nobody will ask for, and that would spoil the times of what runs next."""
-    end.poll(None)
+    lifeline.poll(None)
     os._exit(1)

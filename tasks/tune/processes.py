@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import threading
+from contextlib import suppress
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -90,5 +91,6 @@ def _end(code: int | None) -> str:
 def _serve(pipe: Connection, job: Job, make: Make) -> None:
     """The process: answers one question after the other until the pipe is closed."""
     there = There(job, make)
-    while True:
-        pipe.send(there.answer(*pipe.recv()))
+    with suppress(EOFError, ConnectionError):  # nobody asks any more
+        while True:
+            pipe.send(there.answer(*pipe.recv()))
