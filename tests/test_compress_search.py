@@ -26,6 +26,7 @@ from tasks.compress.targets import together
 from tasks.compress.treatments import Treatments
 from tasks.compress.workshop import Built
 from tasks.core import files
+from tasks.core.child import Child
 from tasks.core.errors import DataRejected, MachineError, NotProven
 from tasks.core.metrics import find
 from tasks.core.settings import Magnitude
@@ -230,13 +231,17 @@ def leave() -> None:
     os._exit(7)
 
 
+def terminate() -> None:
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
 def sleep() -> None:
     time.sleep(60)
 
 
 def draw(mark: Path) -> None:
-    mark.write_text("a bar")
     try:
+        mark.write_text("a bar")
         time.sleep(60)
     finally:
         mark.write_text("in order")
@@ -271,6 +276,7 @@ def test_a_function_in_a_process_of_its_own() -> None:
     ("function", "seconds", "told"),
     [
         (die, 60, "ended by SIGKILL"),
+        (terminate, 60, "ended by SIGTERM"),
         (leave, 60, "ended with code 7"),
         (sleep, 3, "took longer than 3 s"),
         (stumble, 60, "ValueError: over a stone"),
@@ -283,12 +289,22 @@ def test_how_such_a_process_ends_is_told(function: Callable[[], None], seconds: 
         isolated.call(function, seconds=seconds)
 
 
-def test_an_interrupt_ends_the_process_which_may_put_the_terminal_in_order_before(tmp_path: Path) -> None:
+def test_a_process_that_nobody_listens_to_any_more_is_silent(capfd: pytest.CaptureFixture[str]) -> None:
+    child = Child(isolated._answer, large, ())
+    child.pipe.close()
+    assert (child.wait(60), capfd.readouterr().err) == (0, "")
+
+
+def test_an_interrupt_ends_the_process_which_may_put_the_terminal_in_order_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(isolated, "_GRACE_SECONDS", 30)
     mark = tmp_path / "mark"
     mark.touch()
 
     def interrupt() -> None:
-        while mark.read_text() != "a bar":
+        end = time.monotonic() + 60
+        while mark.read_text() != "a bar" and time.monotonic() < end:
             time.sleep(0.01)
         os.kill(os.getpid(), signal.SIGINT)
 

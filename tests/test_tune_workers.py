@@ -83,6 +83,12 @@ def test_a_worker_that_dies_between_two_questions_fails_its_trial_and_takes_the_
         worker.close()
 
 
+def test_a_worker_that_is_asked_nothing_any_more_is_silent(job: Job, capfd: pytest.CaptureFixture[str]) -> None:
+    worker = Worker(job, learner)
+    worker._child.pipe.close()
+    assert (worker._child.wait(60), capfd.readouterr().err) == (0, "")
+
+
 class Member:
     """One of several that train together; ``behave`` answers for it, and may wait for its end."""
 

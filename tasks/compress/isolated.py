@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import signal
 import tempfile
 from collections.abc import Callable
@@ -17,6 +18,9 @@ from tasks.core.process import stop_on_terminate
 
 T = TypeVar("T")
 
+#: How long a process that is done, or asked to end, may take for it.
+_GRACE_SECONDS = 2.0
+
 
 class Crashed(Exception):
     """The process ended without an answer; the text says how."""
@@ -31,17 +35,17 @@ def call(function: Callable[..., T], *arguments: Any, seconds: float) -> T:
             disk for temporary files: the machine's fault, and no verdict on a model.
     """
     child = Child(_answer, function, arguments)
-    kind: str = "late"
+    kind: str = "none"
     found: Any = None
     try:
         if child.pipe.poll(seconds):
-            kind, found = child.pipe.recv()
+            kind, found = pickle.loads(child.pipe.recv_bytes())  # noqa: S301 (of our own process)
     except (EOFError, OSError):  # it died before, or in the middle of, its answer
         kind = "dead"
     finally:
-        if kind == "late":  # or Ctrl-C came: it may still put the terminal in order, where it draws a bar
+        if kind == "none":  # too late, or Ctrl-C: it may still put the terminal in order, where it draws a bar
             child.terminate()
-        child.wait(1)
+        child.wait(_GRACE_SECONDS)
         child.kill()
         child.wait()
     if kind == "done":
@@ -53,8 +57,10 @@ def call(function: Callable[..., T], *arguments: Any, seconds: float) -> T:
 
 
 def _end(kind: str, code: int | None, seconds: float) -> str:
-    if kind == "late":
+    if kind == "none":
         return f"the runtime took longer than {seconds:.0f} s"
+    if code == 128 + signal.SIGTERM:  # see stop_on_terminate
+        code = -signal.SIGTERM
     if code is not None and code < 0:
         return f"the runtime was ended by {signal.Signals(-code).name}"
     return f"the runtime's process ended with code {code}"
@@ -63,14 +69,14 @@ def _end(kind: str, code: int | None, seconds: float) -> str:
 def _answer(pipe: Connection, function: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
     """The process."""
     stop_on_terminate()
-    with suppress(ConnectionError):  # nobody listens any more
-        try:
-            with machine_errors(Path(tempfile.gettempdir())):
-                found = function(*arguments)
-            pipe.send(("done", found))
-        except MachineError as error:
-            pipe.send(("refused", error))
-        except AssayError as error:
-            pipe.send(("failed", f"{error.rule}: {error.found}"))
-        except Exception as error:  # noqa: BLE001 (whatever it is, the search must hear of it)
-            pipe.send(("failed", f"{type(error).__name__}: {str(error)[:500]}"))
+    try:
+        with machine_errors(Path(tempfile.gettempdir())):
+            answer = pickle.dumps(("done", function(*arguments)))
+    except MachineError as error:
+        answer = pickle.dumps(("refused", error))
+    except AssayError as error:
+        answer = pickle.dumps(("failed", f"{error.rule}: {error.found}"))
+    except Exception as error:  # noqa: BLE001 (whatever it is, the search must hear of it)
+        answer = pickle.dumps(("failed", f"{type(error).__name__}: {str(error)[:500]}"))
+    with suppress(OSError):  # nobody listens any more
+        pipe.send_bytes(answer)

@@ -24,7 +24,9 @@ _BOOTSTRAP = "import sys; sys.path[:] = sys.argv[3:]; from tasks.core.child impo
 
 
 class Child:
-    """A process that runs a function, deaf to Ctrl-C. It is killed when this object or its process is no more.
+    """A process that runs a function, deaf to Ctrl-C.
+
+    It is killed when this object is no more (``Child(function).pipe`` alone keeps none), or the process that made it.
 
     Attributes:
         pipe: this process's end of the pipe between the two.
@@ -50,7 +52,7 @@ class Child:
                 stdin=subprocess.DEVNULL,
                 pass_fds=ends,
             )
-        weakref.finalize(self, _end, self._process)
+            weakref.finalize(self, _kill, self._process)
         with suppress(OSError):  # it has died already, which whoever uses the pipe is told
             self.pipe.send_bytes(told)
 
@@ -90,7 +92,7 @@ def _interrupts_blocked() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _end(process: subprocess.Popen[bytes]) -> None:
+def _kill(process: subprocess.Popen[bytes]) -> None:
     process.kill()
     process.wait()
 

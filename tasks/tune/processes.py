@@ -91,6 +91,6 @@ def _end(code: int | None) -> str:
 def _serve(pipe: Connection, job: Job, make: Make) -> None:
     """The process: answers one question after the other until the pipe is closed."""
     there = There(job, make)
-    with suppress(EOFError, ConnectionError):  # nobody asks any more
+    with suppress(EOFError, OSError):  # nobody asks any more; the answer holds all that fails here
         while True:
             pipe.send(there.answer(*pipe.recv()))
